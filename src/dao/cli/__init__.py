@@ -1,0 +1,76 @@
+"""The command line: one verb a file, each of which imports what it needs when it runs.
+
+Exit codes: 0 done, 1 our fault, 2 bad input or usage (one line on stderr), 3 partly done, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from dao.errors import InputError
+
+_TRACEBACK = "DAO_TRACEBACK"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on ``arguments`` (the process's own by default) and return the exit code."""
+    chosen = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = build_app()(chosen or ["--help"], prog_name="dao", standalone_mode=False)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except typer.TyperException as error:
+        return _fail(_usage(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it is, say so in one line
+        kind = type(error).__name__
+        return _fail(f"internal: {kind}: {error} (set {_TRACEBACK}=1 for the traceback, and please report it)", 1)
+    return code if isinstance(code, int) else 0
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every verb."""
+    from dao.cli import predict, train, weights
+
+    app = typer.Typer(
+        help="Crystal structure prediction: type a composition, get back the crystals it is likely to form.",
+        epilog="\b\nExample:\n  dao predict SrTiO3",
+        # rich help would triple the time of `dao --help`
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback(invoke_without_command=True)(_root)
+    app.command(epilog=predict.EXAMPLES)(predict.predict)
+    app.command(epilog=train.EXAMPLES)(train.train)
+    app.add_typer(weights.app, name="weights")
+    return app
+
+
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        import dao
+
+        typer.echo(dao.__version__)
+        raise typer.Exit
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What was wrong with the command, and whose help tells more."""
+    context = getattr(error, "ctx", None)  # set where typer knows which verb it was parsing
+    message = error.format_message().rstrip(". ").replace("Value error, ", "")  # pydantic's prefix
+    return f"{message[:1].lower()}{message[1:]} (see {context.command_path if context else 'dao'} --help)"
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exc()
+    # one line whatever the message holds: newlines, tabs and other white space become single spaces
+    typer.echo(f"dao: error: {' '.join(message.split())}", err=True)
+    return code

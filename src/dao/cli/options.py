@@ -1,0 +1,49 @@
+"""Options that several verbs share, and the checks that can be made before torch is imported or anything written."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dao.errors import InputError
+
+MAX_SEED = 2**32 - 1
+
+Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
+
+
+Format = Literal["table", "json"]
+FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed.")]
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that could not exist; whether it does exist here is torch's to say.
+
+    Raises:
+        InputError: not one of auto, cpu, cuda, cuda:N.
+
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+        raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
+
+
+def check_out_folder(folder: Path) -> None:
+    """Refuse an output folder that could not be made or written to, without writing anything.
+
+    Raises:
+        InputError: the path, or the nearest part of it that exists, is no folder or not writable.
+
+    """
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"--out {str(folder)!r}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--out {str(folder)!r}: no permission to write in {nearest}")

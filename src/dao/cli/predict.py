@@ -1,0 +1,125 @@
+"""``dao predict FORMULA...``: crystals a composition is likely to form, as CIF files, JSON and a ranked table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder
+from dao.errors import InputError
+
+if TYPE_CHECKING:
+    from dao.prediction.composition import Composition
+
+EXAMPLES = """\b
+Examples:
+  dao predict SrTiO3
+  dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
+  dao predict --file formulas.txt --format json --quiet > candidates.json
+
+\b
+The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
+A run that was interrupted goes on where it stopped when the same command is given again."""
+
+COLUMNS = {
+    "rank": "rank",
+    "formula": "formula",
+    "space_group": "space group",
+    "formula_units": "cell (Z)",
+    "num_atoms": "atoms",
+    "volume_per_atom": "A^3/atom",
+    "count": "found",
+    "source": "source",
+}
+"""Keys of a candidate's record that the table shows, and their headings."""
+
+
+def predict(
+    formulas: Annotated[
+        list[str] | None, typer.Argument(metavar="FORMULA", help="Compositions, e.g. SrTiO3 or 'Ca(OH)2'.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Text file with one formula a line; # starts a comment.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100_000, help="Structures to generate for each formula.")] = 20,
+    cells: Annotated[
+        str, typer.Option(metavar="auto|Z[,Z]", help="Formula units a cell; auto tries 1, 2, 3 and 4 where they fit.")
+    ] = "auto",
+    max_atoms: Annotated[
+        int | None, typer.Option(min=1, help="Atoms in the largest cell; 20 for auto cells if not given.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Sampler steps; the weights' own number if not given.")
+    ] = None,
+    seed: Seed = 0,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER|HUB_ID", help="Shipped name (see dao weights list), folder, or Hugging Face Hub id."
+        ),
+    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Structures generated at a time; changes no result.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
+    output: FormatOption = "table",
+    quiet: Quiet = False,
+) -> int:
+    """Predict the crystal structures of one or more compositions."""
+    from dao.prediction.composition import parse_cells
+    from dao.weights import DEFAULT, resolve
+
+    targets = {
+        composition: parse_cells(cells, composition, max_atoms) for composition in _compositions(formulas or [], file)
+    }
+    check_device(device)
+    source = resolve(DEFAULT if weights is None else weights)
+    check_out_folder(out)
+    if not quiet:
+        for composition, units in targets.items():
+            sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
+            typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
+
+    from dao.prediction.pipeline import predict_to_folder
+
+    run = predict_to_folder(
+        targets,
+        out=out,
+        weights=source,
+        samples=samples,
+        steps=steps,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        progress=not quiet,
+    )
+    _report([candidate.record() for candidate in run.candidates], output)
+    if run.discarded and not quiet:
+        typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
+    if run.failures:
+        typer.echo(f"{len(run.failures)} formulas got no candidate: see {out / 'failures.json'}", err=True)
+        return 3
+    return 0
+
+
+def _compositions(formulas: list[str], file: Path | None) -> list[Composition]:
+    from dao.prediction.composition import parse_formula, read_formula_file
+
+    compositions = [parse_formula(formula) for formula in formulas]
+    if file is not None:
+        compositions += read_formula_file(file)
+    if not compositions:
+        raise InputError("no formula given: try dao predict SrTiO3, or --file with one formula a line")
+    return compositions
+
+
+def _report(records: list[dict[str, Any]], output: str) -> None:
+    from dao.cli.output import print_json, print_table
+
+    if output == "json":
+        print_json(records)
+    else:
+        print_table(records, COLUMNS)

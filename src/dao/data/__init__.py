@@ -1,0 +1,1 @@
+"""Crystals on their way in: readers of files, the packed store, and the loader of batches."""

@@ -1,0 +1,1 @@
+"""Pure functions on lattices, the torus and cells: no models."""

@@ -1,0 +1,1 @@
+"""Adapters to the structure types that users already hold: pymatgen and ASE."""

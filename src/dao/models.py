@@ -1,0 +1,204 @@
+"""DAO-G: the network, its heads and a process, saved and loaded as one folder of safetensors and JSON.
+
+Shapes: B crystals, N atoms (padded), K numbers of the lattice representation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dao.crystal import CrystalBatch
+from dao.errors import InputError
+from dao.networks.config import SPACE_GROUPS, CrysformerConfig
+from dao.networks.crysformer import Crysformer
+from dao.networks.heads import CoordinateHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
+from dao.processes.base import Prediction, Process, State
+from dao.processes.build import build_process
+from dao.processes.config import ProcessConfig, SamplerSettings
+from dao.weights import CONFIG, resolve
+
+FORMAT_VERSION = 1
+"""Raised when a saved folder changes its meaning; older folders are refused with their number."""
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Everything about a generator that is not a tensor; the ``config.json`` of its folder."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    model: str = "generator"
+    """Key into the table of classes below: nothing in a file can name any other code."""
+    format_version: int = FORMAT_VERSION
+    name: str = "untitled"
+    network: CrysformerConfig
+    process: ProcessConfig
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    cells: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How often, in the training set, formula units of that many atoms came with that many units a primitive cell."""
+    parameters: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+    """Record of the training: recipe, data, crystals seen, hours, validation figures."""
+
+
+class Generator(nn.Module):
+    """p(lattice, fractional coordinates | elements): Crysformer, noise heads and a process (paper section 4.1)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        network = config.network
+        self.process: Process = build_process(config.process)
+        self.network = Crysformer(network)
+        crystal_width = self.network.crystal_width
+        self.coordinate_head = CoordinateHead(network.width)
+        self.lattice_head: nn.Module
+        if config.process.lattice == "matrix":
+            self.lattice_head = MatrixLatticeHead(crystal_width)
+        else:
+            hidden = network.width if network.conditioning == "scale_shift" else None
+            self.lattice_head = InvariantLatticeHead(crystal_width, hidden)
+        self.space_group_head = (
+            SpaceGroupHead(crystal_width, network.width, SPACE_GROUPS) if network.space_groups else None
+        )
+
+    def forward(
+        self,
+        atomic_numbers: Int[Tensor, "b n"],
+        mask: Bool[Tensor, "b n"],
+        state: State,
+        time: Float[Tensor, " b"],
+        space_group: Int[Tensor, " b"] | None = None,
+    ) -> Prediction:
+        """Noise, score or velocity (as the process defines it) of a state at ``time``; space group 0 = unknown."""
+        nodes, crystal, lattice = self._features(atomic_numbers, mask, state, time, space_group)
+        coords = self.coordinate_head(nodes, mask).to(state.frac_coords.dtype)
+        logits = None if self.space_group_head is None else self.space_group_head(crystal)
+        return Prediction(coords, self.lattice_head(crystal, lattice).to(state.lattice.dtype), logits)
+
+    def _features(
+        self, atomic_numbers: Tensor, mask: Tensor, state: State, time: Tensor, space_group: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        representation = self.process.representation
+        lattice = representation.decode(state.lattice, atomic_numbers)
+        features = representation.features(state.lattice, atomic_numbers)
+        nodes, crystal = self.network(atomic_numbers, state.frac_coords, lattice, features, time, mask, space_group)
+        return nodes, crystal, lattice
+
+    def encode(self, batch: CrystalBatch) -> State:
+        """Clean crystals as a state of the process."""
+        return State(batch.frac_coords, self.process.representation.encode(batch.lattice, batch.atomic_numbers))
+
+    def decode(self, state: State, atomic_numbers: Int[Tensor, "b n"], num_atoms: Int[Tensor, " b"]) -> CrystalBatch:
+        """Crystals of a state at t = 0."""
+        lattice = self.process.representation.decode(state.lattice, atomic_numbers)
+        return CrystalBatch(
+            atomic_numbers=atomic_numbers, frac_coords=state.frac_coords, lattice=lattice, num_atoms=num_atoms
+        )
+
+    @property
+    def parameters_count(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of all weights and scalers: two models that share it give the same samples."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write ``model.safetensors`` and ``config.json``; parameters as ``dtype``, fitted scalers as they are."""
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = {name for name, _ in self.named_parameters()}
+        tensors = {
+            name: (value.to(dtype) if name in parameters else value).detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+        }
+        temporary = folder / f".{WEIGHTS}.part"
+        save_file(tensors, temporary)
+        temporary.replace(folder / WEIGHTS)
+        config = {**asdict(self.config), "parameters": self.parameters_count}
+        temporary = folder / f".{CONFIG}.part"
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(folder / CONFIG)
+
+    @classmethod
+    def load(cls, source: Path | str, *, device: torch.device | str = "cpu") -> Generator:
+        """Load shipped weights by name, a folder, or a Hugging Face Hub repository id.
+
+        Raises:
+            InputError: no such weights, a broken or foreign file, or a version this code does not know.
+
+        """
+        folder = _local_folder(resolve(str(source)))
+        config = read_generator_config(folder)
+        model = cls(config)
+        path = folder / WEIGHTS
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
+        expected = model.state_dict()
+        wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
+            name for name in expected if expected[name].shape != tensors[name].shape
+        )
+        if wrong:
+            raise InputError(f"{path}: tensors do not fit config.json (first: {wrong[0]})")
+        model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+        return model.to(device).eval()
+
+
+def _local_folder(source: Path | str) -> Path:
+    if isinstance(source, Path):
+        return source
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=[WEIGHTS, CONFIG, "README.md"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise InputError(f"weights {source!r}: not a folder, and the Hub says: {str(error).splitlines()[0]}") from None
+
+
+def read_generator_config(folder: Path) -> GeneratorConfig:
+    """The checked ``config.json`` of a folder of weights.
+
+    Raises:
+        InputError: missing, not JSON, another version, or a field that does not fit.
+
+    """
+    path = folder / CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(raw, dict) or raw.get("model") not in MODELS:
+        raise InputError(f"{path}: 'model' must be one of {', '.join(MODELS)}")
+    if raw.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: format version {raw.get('format_version')}, this code reads {FORMAT_VERSION}")
+    try:
+        return TypeAdapter(GeneratorConfig).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+MODELS: dict[str, type[nn.Module]] = {"generator": Generator}
+"""Every class that a file of weights can ask for."""

@@ -1,0 +1,1 @@
+"""Networks: shapes in, shapes out; no I/O, no devices, no losses."""

@@ -1,0 +1,48 @@
+"""Configuration of the networks: plain data, without torch, so that recipes are read and checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dao.errors import InputError
+
+SPACE_GROUPS = 230
+LATTICE_FEATURES = 6
+"""Rotation-free numbers of the lattice that condition the blocks (``conditioning="scale_shift"``)."""
+
+COUNT_FEATURES = 32
+"""Sinusoidal features of the number of atoms, conditioning likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrysformerConfig:
+    """Size and variants of the network. The defaults are the paper's (``base``, 25.2 M parameters)."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 -- read by pydantic where recipes and weights are parsed
+
+    width: int = 384
+    blocks: int = 12
+    heads: int = 8
+    frequencies: int = 128
+    time_features: int = 256
+    gram: Literal["raw", "normalized"] = "raw"
+    """Lattice part of the edge features: L L^T in A^2 (paper), or divided by V^(2/3) so that it is of order one."""
+    conditioning: Literal["none", "scale_shift"] = "none"
+    """``scale_shift``: time, lattice and atom count also scale and shift the input of every sublayer."""
+    element_embedding: bool = False
+    """Add a learned vector per element to the map of the frozen features, which La/Ce, Sm/Gd, Ho/Er and Th/Np share."""
+    space_groups: bool = False
+    """Condition on the space group where it is given, and predict it where it is not (needs ``scale_shift``)."""
+
+    def __post_init__(self) -> None:
+        """Check sizes that would otherwise fail deep inside."""
+        if self.width % self.heads:
+            msg = f"network width {self.width} is not a multiple of its {self.heads} heads"
+            raise InputError(msg)
+        if self.space_groups and self.conditioning != "scale_shift":
+            msg = "network space_groups needs conditioning 'scale_shift'"
+            raise InputError(msg)
+        if min(self.width, self.blocks, self.heads, self.frequencies) < 1 or self.time_features < 4:
+            msg = "network width, blocks, heads and frequencies must be positive, time_features at least 4"
+            raise InputError(msg)

@@ -1,0 +1,1 @@
+"""The main path: formula -> cells -> proposals -> deduplicate -> rank -> CIF and JSON."""

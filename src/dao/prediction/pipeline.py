@@ -1,0 +1,188 @@
+"""The main walk: composition -> cells -> samples -> distinct crystals, ranked -> files.
+
+A formula's folder holds ``samples.jsonl`` (every finished sample, appended batch by batch, so that a kill loses at most
+the running one and the same call goes on), ``candidates.json``, ``candidates.csv``, ``candidates.extxyz`` and one CIF a
+candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dao.errors import InputError
+from dao.models import Generator
+from dao.prediction.composition import Composition, parse_cells, parse_formula
+from dao.prediction.files import SampleFile, write_candidates, write_failures
+from dao.prediction.progress import SamplingProgress
+from dao.prediction.ranking import Candidate, rank_by_recurrence
+from dao.processes.config import SamplerSettings
+from dao.sampling import Sample, SampleRequest, sample
+
+
+@dataclass(frozen=True)
+class PredictionRun:
+    """What a prediction brought: ranked candidates of every formula, and the formulas that got none."""
+
+    candidates: list[Candidate]
+    failures: list[dict[str, Any]]
+    discarded: int
+    """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
+
+
+def allocate(samples: int, units: tuple[int, ...], atoms_per_formula: int, cells: Mapping[str, Any]) -> dict[int, int]:
+    """How many of ``samples`` each number of formula units gets.
+
+    Every one is tried at least once where the samples suffice; the rest follow how often formula units of this size
+    came with that many to a cell in the training set (``cells``, from the weights), with one count added to each.
+    """
+    known = {int(z): count for z, count in cells.get(str(atoms_per_formula), {}).items()}
+    weights = {z: known.get(z, 0) + 1 for z in units}
+    likeliest = sorted(units, key=lambda z: (-weights[z], z))
+    share = dict.fromkeys(units, 0)
+    for z in likeliest[:samples]:
+        share[z] = 1
+    for _ in range(samples - sum(share.values())):
+        # the one furthest behind its share
+        share[max(likeliest, key=lambda z: weights[z] / (share[z] + 0.5))] += 1
+    return {z: count for z, count in share.items() if count}
+
+
+def predict(
+    formula: str,
+    samples: int = 20,
+    *,
+    cells: str = "auto",
+    max_atoms: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    weights: Path | str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+) -> list[Candidate]:
+    """Predict crystal structures of a composition.
+
+    Args:
+        formula: for example ``SrTiO3``.
+        samples: structures to generate, over all cell sizes.
+        cells: formula units a cell: ``auto`` (1 to 4 within ``max_atoms``) or numbers such as ``1,2``.
+        max_atoms: largest cell to try.
+        steps: sampler steps; default the weights' own.
+        seed: the result depends on it, the formula and the sample's index only.
+        weights: shipped name, folder, or Hugging Face Hub id; default the shipped ones.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_size: crystals generated at a time; changes no result beyond rounding.
+
+    Returns:
+        Distinct candidates, the most recurrent first; ``.structure`` is a pymatgen ``Structure``.
+
+    Raises:
+        InputError: a formula, cell, or weights that cannot be used.
+
+    """
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    composition = parse_formula(formula)
+    units = parse_cells(cells, composition, max_atoms)
+    model = load_generator(weights, device)
+    settings = model.config.sampler.updated(steps=steps)
+    plan = _plan(model, composition, units, samples)
+    done = [
+        one for batch in sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size) for one in batch
+    ]
+    return _rank(composition, plan, done)
+
+
+def predict_to_folder(
+    targets: Mapping[Composition, tuple[int, ...]],
+    *,
+    out: Path,
+    weights: Path | str | None,
+    samples: int,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> PredictionRun:
+    """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
+
+    Args:
+        targets: formula units a cell to try, by composition.
+        out: the folder.
+        weights: see :func:`predict`, and likewise below.
+        samples: structures to generate for each composition.
+        steps: sampler steps.
+        seed: seed.
+        device: device.
+        batch_size: crystals generated at a time.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: weights that cannot be used, a folder that cannot be written, or one with samples made otherwise.
+
+    """
+    model = load_generator(weights, device)
+    settings = model.config.sampler.updated(steps=steps)
+    files: dict[Composition, SampleFile] = {}
+    plans: dict[Composition, dict[SampleRequest, int]] = {}
+    for composition, units in targets.items():
+        files[composition] = SampleFile(out / composition.reduced_formula, _signature(model, settings, seed))
+        plans[composition] = _plan(model, composition, units, samples)
+    owner = {request: composition for composition, plan in plans.items() for request in plan}
+    finished = {request: one for file in files.values() for request, one in file.read().items()}
+    missing = [request for request in owner if request not in finished]
+    with SamplingProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
+        for batch in sample(model, missing, seed=seed, settings=settings, batch_size=batch_size):
+            for one in batch:
+                finished[one.request] = one
+            for composition in {owner[one.request] for one in batch}:
+                files[composition].append([one for one in batch if owner[one.request] == composition])
+            bar.advance(len(batch))
+
+    run = PredictionRun([], [], 0)
+    for composition, plan in plans.items():
+        done = [finished[request] for request in plan]
+        candidates = _rank(composition, plan, done)
+        write_candidates(files[composition].folder, candidates)
+        run.candidates.extend(candidates)
+        discarded = [one for one in done if one.crystal is None]
+        if not candidates:
+            reason = f"none of {len(done)} samples is a crystal (the first: {discarded[0].failure})"
+            run.failures.append({"formula": composition.reduced_formula, "reason": reason})
+        run = replace(run, discarded=run.discarded + len(discarded))
+    write_failures(out, run.failures)
+    return run
+
+
+def load_generator(weights: Path | str | None, device: str) -> Generator:
+    """The generator of those weights (None: the shipped default) on a device."""
+    import torch
+
+    from dao.weights import DEFAULT
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Generator.load(DEFAULT if weights is None else weights, device=device)
+
+
+def _plan(model: Generator, composition: Composition, units: tuple[int, ...], samples: int) -> dict[SampleRequest, int]:
+    """Requests of a composition, with the formula units of each."""
+    shares = allocate(samples, units, composition.num_atoms, model.config.cells)
+    return {
+        SampleRequest(composition.numbers_for(z), index): z for z, count in shares.items() for index in range(count)
+    }
+
+
+def _rank(composition: Composition, plan: Mapping[SampleRequest, int], done: list[Sample]) -> list[Candidate]:
+    crystals = [(plan[one.request], one.request.index, one.crystal) for one in done if one.crystal is not None]
+    return rank_by_recurrence(
+        composition.reduced_formula, composition.num_atoms, crystals, total=len(done), source="generator"
+    )
+
+
+def _signature(model: Generator, settings: SamplerSettings, seed: int) -> dict[str, Any]:
+    """What samples in a file must agree on to belong together."""
+    return {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}

@@ -1,0 +1,153 @@
+"""From many samples of a composition to a short list: the same crystal once, the most recurrent first.
+
+Until an energy model ranks them (DAO-P), a crystal that a generator finds again and again from independent noise is its
+best guess; ties go to the smaller cell, then to the higher symmetry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dao.crystal import Crystal
+from dao.errors import InputError
+from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sample as a crystallographer reads it: symmetrised primitive cell and space group."""
+
+    crystal: Crystal
+    number: int
+    symbol: str
+    symprec: float | None
+    """Tolerance in A at which the sample has that symmetry; None where none was found and the cell is as sampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One distinct predicted crystal."""
+
+    rank: int
+    formula: str
+    crystal: Crystal
+    """Symmetrised primitive cell."""
+    space_group: str
+    space_group_number: int
+    symprec: float | None
+    """Tolerance (A) at which the sampled structure has that symmetry; it was symmetrised to it."""
+    formula_units: int
+    """Formula units in the primitive cell."""
+    count: int
+    """How many of the samples are this crystal."""
+    samples: int
+    """How many samples the composition had."""
+    source: str
+    sample_indices: tuple[tuple[int, int], ...] = field(default=())
+    """(formula units sampled, sample index) of each of them."""
+
+    @property
+    def structure(self) -> Structure:
+        """The crystal as a pymatgen ``Structure``."""
+        return self.crystal.to_structure()
+
+    @property
+    def num_atoms(self) -> int:
+        """Atoms in the primitive cell."""
+        return self.crystal.num_atoms
+
+    @property
+    def volume_per_atom(self) -> float:
+        """A^3 per atom."""
+        return self.crystal.volume_per_atom
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the crystal, as plain JSON: the table's fields, and the conventional cell's parameters."""
+        a, b, c, alpha, beta, gamma = self.crystal.to_structure().lattice.parameters
+        return {
+            "rank": self.rank,
+            "formula": self.formula,
+            "space_group": self.space_group,
+            "space_group_number": self.space_group_number,
+            "symprec": self.symprec,
+            "formula_units": self.formula_units,
+            "num_atoms": self.num_atoms,
+            "volume_per_atom": round(self.volume_per_atom, 4),
+            "a": round(a, 4),
+            "b": round(b, 4),
+            "c": round(c, 4),
+            "alpha": round(alpha, 3),
+            "beta": round(beta, 3),
+            "gamma": round(gamma, 3),
+            "count": self.count,
+            "samples": self.samples,
+            "source": self.source,
+        }
+
+
+def read_symmetry(crystal: Crystal) -> Reading:
+    """The sample's most symmetric sensible reading as a symmetrised primitive cell; P1 as sampled if none is found."""
+    try:
+        number, symbol, symprec = refine_space_group(crystal)
+        return Reading(niggli_reduce(symmetrize(crystal, symprec)), number, symbol, symprec)
+    except InputError:
+        return Reading(crystal, 1, "P1", None)
+
+
+def rank_by_recurrence(
+    formula: str, atoms_per_formula: int, samples: Sequence[tuple[int, int, Crystal]], *, total: int, source: str
+) -> list[Candidate]:
+    """Distinct crystals among ``samples`` (formula units, index, crystal), the most recurrent first.
+
+    Samples are grouped by pymatgen's StructureMatcher at its own tolerances, tighter than the benchmark's, so that
+    polymorphs stay apart. A group is shown by the member with the group's commonest space group and median volume.
+    """
+    from pymatgen.core.structure_matcher import StructureMatcher
+
+    # the readings are primitive already
+    matcher = StructureMatcher(primitive_cell=False)
+    groups: list[list[int]] = []
+    readings = [read_symmetry(crystal) for _, _, crystal in samples]
+    structures = [reading.crystal.to_structure() for reading in readings]
+    for i, structure in enumerate(structures):
+        for group in groups:
+            if len(structures[group[0]]) == len(structure) and matcher.fit(structures[group[0]], structure):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+
+    def shown(group: list[int]) -> Reading:
+        commonest = Counter(readings[i].number for i in group).most_common(1)[0][0]
+        members = sorted(
+            (readings[i] for i in group if readings[i].number == commonest), key=lambda r: r.crystal.volume_per_atom
+        )
+        return members[len(members) // 2]
+
+    def order(item: tuple[list[int], Reading]) -> tuple[int, int, int, int]:
+        group, reading = item
+        return -len(group), reading.crystal.num_atoms, -reading.number, group[0]
+
+    ordered = sorted(((group, shown(group)) for group in groups), key=order)
+    return [
+        Candidate(
+            rank=rank,
+            formula=formula,
+            crystal=reading.crystal,
+            space_group=reading.symbol,
+            space_group_number=reading.number,
+            symprec=reading.symprec,
+            formula_units=reading.crystal.num_atoms // atoms_per_formula or 1,
+            count=len(group),
+            samples=total,
+            source=source,
+            sample_indices=tuple(samples[i][:2] for i in group),
+        )
+        for rank, (group, reading) in enumerate(ordered, start=1)
+    ]

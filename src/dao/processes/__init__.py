@@ -1,0 +1,1 @@
+"""Generative processes: noise, target and one reverse step; no networks."""

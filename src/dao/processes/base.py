@@ -1,0 +1,130 @@
+"""The small interface behind which diffusion and flow stand: noise a crystal, score a prediction, take a reverse step.
+
+Time t runs from 0 = data to 1 = noise for every process. A network never sees a process: it is handed to
+:meth:`Process.step` as a function ``denoise(state, t) -> Prediction``.
+
+Shapes: B crystals, N atoms (padded), K numbers of the lattice representation (9 or 6).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dao.processes.config import SamplerSettings
+from dao.processes.representations import LatticeRepresentation
+
+
+@dataclass(frozen=True)
+class State:
+    """A batch of crystals on their way: coordinates on the torus and the lattice in its representation."""
+
+    frac_coords: Float[Tensor, "b n 3"]
+    lattice: Float[Tensor, "b k"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of a state, in its shapes; the meaning (noise, score, velocity) is the process's."""
+
+    frac_coords: Float[Tensor, "b n 3"]
+    lattice: Float[Tensor, "b k"]
+    space_group_logits: Float[Tensor, "b s"] | None = None
+
+
+Denoiser = Callable[[State, Tensor], Prediction]
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A training example: the noised state, its time (B,), and what the network should have said."""
+
+    state: State
+    time: Float[Tensor, " b"]
+    target: Prediction
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted sum and its parts, each the mean over crystals of a per-crystal mean of squares."""
+
+    total: Float[Tensor, ""]
+    frac_coords: Float[Tensor, ""]
+    lattice: Float[Tensor, ""]
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """Random numbers for a batch; the sampler's source gives each crystal a stream of its own."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers of shape (B, *shape)."""
+        ...
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Numbers uniform in [0, 1) of shape (B, *shape)."""
+        ...
+
+
+class Process(nn.Module, ABC):
+    """Forward noising, training target and reverse steps of one generative process."""
+
+    name: str
+    methods: tuple[str, ...]
+    """Samplers, the default first."""
+
+    def __init__(self, representation: LatticeRepresentation) -> None:
+        super().__init__()
+        self.representation = representation
+
+    @abstractmethod
+    def noised(
+        self, clean: State, time: Float[Tensor, " b"], atomic_numbers: Tensor, mask: Tensor, noise: NoiseSource
+    ) -> Noised:
+        """Noise clean crystals to ``time`` (B,) in [0, 1]: the noised state and its training target."""
+
+    @abstractmethod
+    def loss(self, prediction: Prediction, noised: Noised, mask: Bool[Tensor, "b n"]) -> Losses:
+        """Loss of a prediction for a noised batch."""
+
+    @abstractmethod
+    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource) -> State:
+        """The state at t = 1."""
+
+    @abstractmethod
+    def times(self, steps: int) -> list[float]:
+        """``steps`` + 1 falling times from 1, or near it, down to 0."""
+
+    @abstractmethod
+    def step(
+        self,
+        denoise: Denoiser,
+        state: State,
+        t: float,
+        t_next: float,
+        mask: Bool[Tensor, "b n"],
+        noise: NoiseSource,
+        settings: SamplerSettings,
+    ) -> State:
+        """One reverse step from ``t`` to ``t_next`` < ``t``."""
+
+    @abstractmethod
+    def evaluations_per_step(self, method: str) -> int:
+        """Network evaluations that one step of that sampler costs."""
+
+
+def masked_squares(difference: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Mean square over the atoms and axes of each crystal."""
+    weight = mask.to(difference.dtype)
+    return (difference.square().sum(-1) * weight).sum(1) / (3.0 * weight.sum(1))
+
+
+def full_time(t: float, like: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """The same time for every crystal of a batch."""
+    return torch.full((like.shape[0],), t, dtype=like.dtype, device=like.device)

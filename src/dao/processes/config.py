@@ -1,0 +1,68 @@
+"""Configuration of the processes: plain data, without torch, so that recipes are read and checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from dao.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessConfig:
+    """Which process, how it sees the lattice, and the weights of its losses."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 -- read by pydantic where recipes and weights are parsed
+
+    kind: Literal["flow", "diffusion"] = "flow"
+    lattice: Literal["log_metric", "matrix"] = "log_metric"
+    coordinate_weight: float = 1.0
+    """Weight of the coordinate loss, whose unit is the loss of predicting zero."""
+    lattice_weight: float = 1.0
+    assignment: Literal["none", "element"] = "none"
+    """Flow only: pair noise with equal atoms by least torus distance (``element``) or at random (``none``)."""
+    timesteps: int = 1000
+    """Diffusion only: T."""
+    sigma_min: float = 0.005
+    sigma_max: float = 0.5
+    """Diffusion only: range of the wrapped normal's standard deviation, in cell units."""
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail deep inside."""
+        if self.timesteps < 1 or not 0 < self.sigma_min < self.sigma_max <= 1:
+            raise InputError("process needs timesteps >= 1 and 0 < sigma_min < sigma_max <= 1")
+        if min(self.coordinate_weight, self.lattice_weight) < 0:
+            raise InputError("process loss weights must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """How to walk back from noise to data. A model saves the settings chosen for it on validation."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    steps: int = 50
+    method: Literal["", "euler", "midpoint", "predictor-corrector"] = ""
+    """Empty: the process's default (``euler`` for flow, ``predictor-corrector`` for diffusion)."""
+    coordinate_velocity_scale: float = 0.0
+    """s in v (1 + s (1 - t)), flow only: speeds the coordinates up towards the data."""
+    lattice_velocity_scale: float = 0.0
+    corrector_step: float = 1e-5
+    """Langevin step of the corrector, in units of (sigma_t / sigma_1)^2 (diffusion)."""
+    corrector_first: bool = True
+    """Order within a step: the published code corrects, then predicts; the paper's Algorithm 1 the reverse."""
+    space_group_temperature: float = 1.0
+    """Samples share out space groups in proportion to softmax(logits / temperature), the likeliest first."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.steps < 1:
+            raise InputError(f"sampler steps must be at least 1, got {self.steps}")
+        if self.space_group_temperature <= 0:
+            raise InputError("sampler space_group_temperature must be positive")
+        if self.corrector_step < 0:
+            raise InputError(f"sampler corrector_step must not be negative, got {self.corrector_step:g}")
+
+    def updated(self, **changes: Any) -> SamplerSettings:  # noqa: ANN401 -- field values of any type
+        """The same settings with those of ``changes`` that are not None."""
+        return replace(self, **{key: value for key, value in changes.items() if value is not None})

@@ -1,0 +1,212 @@
+"""The reverse loop: from compositions to crystals, in batches of similar size.
+
+What comes out for a sample depends on (seed, its elements, its index) alone: every sample draws from a random stream of
+its own, never from its batch's. Batch size and order change results by rounding only (a different summation order).
+
+Shapes: B crystals of a batch, N atoms (padded).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dao.crystal import Crystal, CrystalBatch
+from dao.errors import InputError
+from dao.models import Generator
+from dao.processes.base import Denoiser, Prediction, State, full_time
+from dao.processes.config import SamplerSettings
+
+ATOMS_PER_BATCH = 4096
+"""Default size of a batch; larger ones are no faster on a CPU."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One crystal to generate: the elements of its cell in rising order, and which of its samples this is."""
+
+    atomic_numbers: tuple[int, ...]
+    index: int = 0
+    space_group: int | None = None
+    """Ask for this space group (1-230) instead of one drawn from the model; needs a network that knows them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A generated crystal; None with a ``failure`` where the walk ended in something that is no crystal."""
+
+    request: SampleRequest
+    crystal: Crystal | None
+    failure: str = ""
+
+
+class SampleNoise:
+    """Random numbers for a batch, each crystal's from its own counter-based stream.
+
+    Shapes of two axes (N, C) are per atom: a crystal draws for its own atoms only, so padding changes nothing.
+    """
+
+    def __init__(self, requests: Sequence[SampleRequest], seed: int, like: Tensor) -> None:
+        """One stream a request; numbers come with the type and device of ``like``."""
+        self._streams = [np.random.Generator(np.random.Philox(key=_stream_key(request, seed))) for request in requests]
+        self._counts = [len(request.atomic_numbers) for request in requests]
+        self._like = like
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape)."""
+        return self._draw("standard_normal", shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), (B, *shape)."""
+        return self._draw("random", shape)
+
+    def _draw(self, method: str, shape: tuple[int, ...]) -> Tensor:
+        out = np.zeros((len(self._streams), *shape))
+        for row, stream, count in zip(out, self._streams, self._counts, strict=True):
+            if len(shape) == 2:
+                row[:count] = getattr(stream, method)((count, *shape[1:]))
+            else:
+                row[...] = getattr(stream, method)(shape)
+        return torch.from_numpy(out).to(self._like)
+
+
+def _stream_key(request: SampleRequest, seed: int) -> int:
+    text = f"{seed}|{','.join(map(str, request.atomic_numbers))}|{request.index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+
+
+def batches(requests: Sequence[SampleRequest], batch_size: int | None) -> Iterator[list[SampleRequest]]:
+    """Cut requests, sorted by size (stably), into batches of ``batch_size`` or of about ``ATOMS_PER_BATCH`` atoms."""
+    batch: list[SampleRequest] = []
+    for request in sorted(requests, key=lambda request: len(request.atomic_numbers)):
+        size = len(request.atomic_numbers)
+        full = len(batch) == batch_size if batch_size is not None else (len(batch) + 1) * size > ATOMS_PER_BATCH
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def sample(
+    model: Generator,
+    requests: Sequence[SampleRequest],
+    *,
+    seed: int = 0,
+    settings: SamplerSettings | None = None,
+    batch_size: int | None = None,
+) -> Iterator[list[Sample]]:
+    """Generate crystals, a batch at a time, smallest cells first.
+
+    Args:
+        model: the generator, on the device to use.
+        requests: what to generate.
+        seed: see the module docstring.
+        settings: the sampler's; default those saved with the model.
+        batch_size: crystals a batch; default by number of atoms.
+
+    Raises:
+        InputError: a sampler that the model's process does not have.
+
+    """
+    settings = settings or model.config.sampler
+    method = settings.method or model.process.methods[0]
+    if method not in model.process.methods:
+        known = ", ".join(model.process.methods)
+        raise InputError(f"sampler {method!r} does not belong to a {model.process.name} model (its samplers: {known})")
+    for batch in batches(requests, batch_size):
+        yield _sample_batch(model, batch, seed, settings.updated(method=method))
+
+
+def evaluations(model: Generator, settings: SamplerSettings) -> int:
+    """Network evaluations that one sample costs."""
+    method = settings.method or model.process.methods[0]
+    return settings.steps * model.process.evaluations_per_step(method) + (model.space_group_head is not None)
+
+
+@torch.no_grad()
+def _sample_batch(
+    model: Generator, requests: list[SampleRequest], seed: int, settings: SamplerSettings
+) -> list[Sample]:
+    like = next(model.parameters())
+    width = max(len(request.atomic_numbers) for request in requests)
+    numbers = torch.zeros(len(requests), width, dtype=torch.long)
+    for row, request in zip(numbers, requests, strict=True):
+        row[: len(request.atomic_numbers)] = torch.tensor(request.atomic_numbers)
+    numbers = numbers.to(like.device)
+    mask = numbers > 0
+    noise = SampleNoise(requests, seed, like)
+
+    state = model.process.prior(mask, noise)
+    groups = _space_groups(model, requests, numbers, mask, state, seed, settings)
+
+    def denoise(at: State, time: Tensor) -> Prediction:
+        return model(numbers, mask, at, time, groups)
+
+    walk: Denoiser = denoise
+    times = model.process.times(settings.steps)
+    for t, t_next in pairwise(times):
+        state = model.process.step(walk, state, t, t_next, mask, noise, settings)
+    return _finish(model.decode(state, numbers, mask.sum(1)), requests)
+
+
+def _space_groups(
+    model: Generator,
+    requests: list[SampleRequest],
+    numbers: Tensor,
+    mask: Tensor,
+    state: State,
+    seed: int,
+    settings: SamplerSettings,
+) -> Tensor | None:
+    """Space group of each sample: the one asked for, else its share of the model's distribution over them."""
+    if model.space_group_head is None:
+        return None
+    unknown = [i for i, request in enumerate(requests) if request.space_group is None]
+    groups = torch.tensor([request.space_group or 0 for request in requests], device=numbers.device)
+    if not unknown:
+        return groups
+    # one prior state for each composition, so that all its samples share one distribution
+    first = SampleNoise([SampleRequest(request.atomic_numbers) for request in requests], seed, state.lattice)
+    state = model.process.prior(mask, first)
+    logits = model(numbers, mask, state, full_time(1.0, state.lattice)).space_group_logits
+    shares = torch.softmax(logits.double() / settings.space_group_temperature, dim=-1).cpu().numpy()
+    for i in unknown:
+        groups[i] = apportioned(shares[i], requests[i].index)
+    return groups
+
+
+def apportioned(shares: np.ndarray, index: int) -> int:
+    """The choice of sample ``index`` when choices are handed out in proportion to ``shares``, the likeliest first.
+
+    Webster's (Sainte-Lague's) method: after any number of samples each choice has had its share of them to within
+    rounding, so few samples cover more than independent draws would, and the first is the likeliest.
+    """
+    taken = np.zeros(len(shares))
+    choice = int(shares.argmax())
+    for _ in range(index):
+        taken[choice] += 1
+        choice = int((shares / (2.0 * taken + 1.0)).argmax())
+    return choice
+
+
+def _finish(batch: CrystalBatch, requests: list[SampleRequest]) -> list[Sample]:
+    samples = []
+    numbers = batch.atomic_numbers.cpu().numpy()
+    coords, lattices = batch.frac_coords.double().cpu().numpy(), batch.lattice.double().cpu().numpy()
+    for i, request in enumerate(requests):
+        count = len(request.atomic_numbers)
+        try:
+            crystal = Crystal(numbers[i, :count], coords[i, :count], lattices[i])
+            crystal.validate()
+            samples.append(Sample(request, crystal))
+        except InputError as error:
+            samples.append(Sample(request, None, str(error)))
+    return samples

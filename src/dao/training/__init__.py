@@ -1,0 +1,1 @@
+"""Training: one loop, its objective, averages, checkpoints and logs."""

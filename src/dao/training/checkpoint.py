@@ -1,0 +1,76 @@
+"""Checkpoints that a kill cannot break: a folder is written under another name, flushed, and renamed when complete.
+
+A checkpoint is ``tensors.safetensors`` (weights, average, optimizer moments, random states) and ``state.json``
+(counters). Its folder counts only under its final name, and the one before is removed only after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dao.errors import InputError
+
+_PREFIX = "checkpoint-"
+_PART = ".part"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a training needs to go on as if it had never stopped."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/checkpoint-STEP`` atomically and remove older ones."""
+    final = folder / f"{_PREFIX}{step:09d}"
+    part = final.with_name(final.name + _PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()},
+        part / "tensors.safetensors",
+    )
+    (part / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
+    for path in (*part.iterdir(), part):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    if final.exists():
+        shutil.rmtree(final)
+    part.replace(final)
+    for other in folder.glob(f"{_PREFIX}*"):
+        if other != final:
+            shutil.rmtree(other, ignore_errors=True)
+    return final
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, if there is one."""
+    found = sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and not path.name.endswith(_PART))
+    return found[-1] if found else None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        InputError: a file is missing or truncated.
+
+    """
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / "tensors.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"checkpoint {path}: not readable ({str(error).splitlines()[0]})") from None
+    return Checkpoint(tensors, state)

@@ -1,0 +1,299 @@
+"""Training: one readable loop that logs, validates, checkpoints and resumes as if it had never stopped.
+
+The run's folder holds ``recipe.json``, ``log.csv`` (one line every few steps), ``validation.csv``, one
+``checkpoint-STEP``, ``best`` (averaged weights with the best validation match rate) and ``last``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dao.data.labels import cell_frequencies, space_group_labels
+from dao.data.loader import BucketLoader
+from dao.data.locate import training_file
+from dao.data.store import PackedCrystals, read_packed
+from dao.errors import InputError
+from dao.models import Generator, GeneratorConfig
+from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from dao.training.ema import ExponentialAverage
+from dao.training.logs import RunLog, TrainingProgress
+from dao.training.objectives import generator_objective
+from dao.training.validation import validate
+
+if TYPE_CHECKING:
+    from dao.recipes.schema import OptimizerRecipe, Recipe
+
+
+@dataclass
+class TrainingNoise:
+    """One stream of random numbers for whole batches, whose state is part of a checkpoint."""
+
+    batch: int
+    generator: torch.Generator
+    device: torch.device
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape)."""
+        return torch.randn(self.batch, *shape, generator=self.generator, device=self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), (B, *shape)."""
+        return torch.rand(self.batch, *shape, generator=self.generator, device=self.device)
+
+
+@dataclass
+class Progress:
+    """Counters of a run."""
+
+    step: int = 0
+    crystals: int = 0
+    seconds: float = 0.0
+    best_match_rate: float = -1.0
+    validated_at: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def learning_rate_factor(recipe: OptimizerRecipe, step: int, steps: int) -> float:
+    """Learning rate at a step of ``steps``, as a share of the recipe's."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = min(1.0, (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps))
+    if recipe.schedule == "cosine":
+        return recipe.final_rate + (1.0 - recipe.final_rate) * 0.5 * (1.0 + math.cos(math.pi * done))
+    if recipe.schedule == "constant_then_linear":
+        left = min(1.0, (1.0 - done) / recipe.decay_share)
+        return recipe.final_rate + (1.0 - recipe.final_rate) * left
+    return 1.0
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path,
+    data: Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train by a recipe and return the folder of the final averaged weights.
+
+    Args:
+        recipe: what to do.
+        out: the run's folder.
+        data: training file, or the folder that holds the recipe's; default ``$DAO_DATA`` or ../shared/data.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        resume: go on from the run's last checkpoint (start anew where it has none).
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: missing data, a run folder in use by another recipe, or a broken checkpoint.
+
+    """
+    checkpoint_path = latest_checkpoint(out)
+    if checkpoint_path is not None and not resume:
+        raise InputError(f"{out} already holds a training (say --resume to go on, or choose another --out)")
+    checkpoint = load_checkpoint(checkpoint_path) if checkpoint_path is not None else None
+    path = training_file(recipe.data.file, data)
+    training_set = read_packed(path, split=recipe.data.train_split, max_atoms=recipe.data.max_atoms)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror}") from None
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    run = _Run(recipe, training_set, _device(device), out, path)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    return run.fit(progress=progress)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self, recipe: Recipe, training_set: PackedCrystals, device: torch.device, out: Path, data: Path
+    ) -> None:
+        self.recipe, self.device, self.out, self.data = recipe, device, out, data
+        if recipe.network.space_groups:
+            training_set = replace(training_set, labels={"space_group": space_group_labels(training_set)})
+        torch.manual_seed(recipe.seed)
+        config = GeneratorConfig(
+            name=recipe.name,
+            network=recipe.network,
+            process=recipe.process,
+            sampler=recipe.sampler,
+            cells=cell_frequencies(training_set),
+        )
+        self.model = Generator(config)
+        self.model.process.representation.fit(training_set.lattice, training_set.element_counts())
+        self.model.to(device)
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        choose = torch.optim.AdamW if recipe.optimizer.kind == "adamw" else torch.optim.Adam
+        self.optimizer = choose(
+            self.parameters,
+            lr=recipe.optimizer.learning_rate,
+            betas=recipe.optimizer.betas,
+            weight_decay=recipe.optimizer.weight_decay,
+            fused=True,
+        )
+        self.average = ExponentialAverage(self.model, recipe.optimizer.ema_decay)
+        self.loader = BucketLoader(training_set.to(device), recipe.batch_size, recipe.seed)
+        self.batches = iter(self.loader)
+        self.noise = TrainingNoise(self.loader.batch_size, torch.Generator(device).manual_seed(recipe.seed), device)
+        self.progress = Progress()
+        self.steps = -(-recipe.crystals // (self.loader.batch_size * recipe.accumulate))
+        if recipe.compile_blocks:
+            for block in self.model.network.blocks:
+                block.compile(dynamic=True)
+
+    def fit(self, *, progress: bool) -> Path:
+        """Train to the end."""
+        recipe, state = self.recipe, self.progress
+        log = RunLog(self.out, state.step, tensorboard=recipe.record.tensorboard)
+        started, written = time.monotonic() - state.seconds, time.monotonic()
+        with TrainingProgress(recipe.name, self.steps, state.step, enabled=progress) as bar, log:
+            while state.step < self.steps:
+                figures = self._step()
+                state.seconds = time.monotonic() - started
+                bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
+                if state.step % recipe.record.log_steps == 0 or state.step == self.steps:
+                    log.training(state.step, state.crystals, state.seconds, {k: float(v) for k, v in figures.items()})
+                due = recipe.validation.crystals > 0 and (
+                    state.crystals - state.validated_at >= recipe.validation.every or state.step == self.steps
+                )
+                if due:
+                    self._validate(log, bar)
+                    state.seconds = time.monotonic() - started
+                if due or time.monotonic() - written >= recipe.record.checkpoint_seconds:
+                    self._checkpoint()
+                    written = time.monotonic()
+        self._checkpoint()
+        final = self.out / "last"
+        self._averaged().save(final)
+        if not (self.out / "best").exists():
+            self._averaged().save(self.out / "best")
+        return final
+
+    def _step(self) -> dict[str, Tensor]:
+        recipe = self.recipe
+        factor = learning_rate_factor(recipe.optimizer, self.progress.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.optimizer.learning_rate * factor
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
+        self.optimizer.zero_grad(set_to_none=True)
+        figures: dict[str, Tensor] = {}
+        for _ in range(recipe.accumulate):
+            batch = next(self.batches)
+            with autocast:
+                objective = generator_objective(self.model, batch, self.noise)
+            (objective.total / recipe.accumulate).backward()
+            for name, value in {"loss": objective.total, **objective.parts}.items():
+                figures[name] = figures.get(name, torch.zeros(())) + value.detach().cpu() / recipe.accumulate
+            self.progress.crystals += len(batch)
+        if recipe.optimizer.gradient_clip_kind == "norm":
+            norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.gradient_clip)
+            figures["gradient_norm"] = norm.detach().cpu()
+        else:
+            nn.utils.clip_grad_value_(self.parameters, recipe.optimizer.gradient_clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        self.progress.step += 1
+        figures["learning_rate"] = torch.tensor(recipe.optimizer.learning_rate * factor)
+        return figures
+
+    def _averaged(self) -> Generator:
+        """The generator with averaged weights, and the record of its training."""
+        state = self.progress
+        record = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": f"{self.data.name}, split {self.recipe.data.train_split}, {len(self.loader.crystals)} crystals",
+            "crystals_seen": state.crystals,
+            "epochs": round(state.crystals / len(self.loader.crystals), 2),
+            "steps": state.step,
+            "hours": round(state.seconds / 3600, 3),
+            "device": f"{self.device.type}, {torch.get_num_threads()} threads",
+            "torch": torch.__version__,
+            "seed": self.recipe.seed,
+            "best_validation_match_rate": state.best_match_rate if state.best_match_rate >= 0 else None,
+        }
+        model = Generator(replace(self.model.config, training=record))
+        model.load_state_dict(self.model.state_dict())
+        self.average.copy_to(model)
+        return model.eval()
+
+    def _validate(self, log: RunLog, bar: TrainingProgress) -> None:
+        state, recipe = self.progress, self.recipe
+        state.validated_at = state.crystals
+        bar.note("validating")
+        model = self._averaged().to(self.device)
+        result = validate(model, self.data, recipe.data, recipe.validation)
+        log.validation(state.step, state.crystals, state.seconds, result.figures())
+        bar.note(f"match rate {result.match_rate:.1%}")
+        if result.match_rate > state.best_match_rate:
+            state.best_match_rate = result.match_rate
+            self._averaged().save(self.out / "best")
+
+    def _checkpoint(self) -> None:
+        state = self.progress
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors["random.noise"] = self.noise.generator.get_state()
+        tensors["random.torch"] = torch.get_rng_state()
+        counters = {
+            "step": state.step,
+            "crystals": state.crystals,
+            "seconds": state.seconds,
+            "best_match_rate": state.best_match_rate,
+            "validated_at": state.validated_at,
+            "loader": self.loader.state_dict(),
+            "average_updates": self.average.updates,
+            "network": self.recipe.network.__dict__,
+            "process": self.recipe.process.__dict__,
+        }
+        save_checkpoint(self.out, state.step, Checkpoint(tensors, counters))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint's state.
+
+        Raises:
+            InputError: it belongs to another network or process.
+
+        """
+        saved = checkpoint.state
+        for section in ("network", "process"):
+            if saved[section] != getattr(self.recipe, section).__dict__:
+                raise InputError(f"{self.out}: its checkpoint was trained with another {section} than this recipe's")
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(under("model."))
+        self.average.load_state_dict(under("average."), saved["average_updates"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in under("optimizer.").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.noise.generator.set_state(checkpoint.tensors["random.noise"])
+        torch.set_rng_state(checkpoint.tensors["random.torch"])
+        self.loader.load_state_dict(saved["loader"])
+        for name in ("step", "crystals", "seconds", "best_match_rate", "validated_at"):
+            setattr(self.progress, name, saved[name])

@@ -1,0 +1,82 @@
+"""What ships: one folder of weights a model (safetensors + JSON + model card), and how a name becomes one of them.
+
+Reading a folder's JSON needs no torch: :class:`dao.models.Generator` loads the weights themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from dao.errors import InputError
+
+DEFAULT = "nano"
+"""The shipped weights that ``dao predict`` uses unless told otherwise."""
+
+CONFIG = "config.json"
+CARD = "README.md"
+
+_SHELF = Path(__file__).parent
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def shipped() -> dict[str, Path]:
+    """Folders of the weights inside this package by name, the default first."""
+    folders = {path.parent.name: path.parent for path in _SHELF.glob(f"*/{CONFIG}")}
+    return {name: folders[name] for name in sorted(folders, key=lambda name: (name != DEFAULT, name))}
+
+
+def resolve(weights: str) -> Path | str:
+    """A shipped name or an existing folder as its path; a Hugging Face Hub id (``owner/name``) as it is.
+
+    Raises:
+        InputError: none of the three, or a folder without ``config.json``; the message lists the shipped names.
+
+    """
+    known = shipped()
+    if weights in known:
+        return known[weights]
+    folder = Path(weights)
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"weights {weights!r}: the folder holds no {CONFIG}")
+        return folder
+    if _HUB_ID.fullmatch(weights):
+        return weights
+    names = ", ".join(known) or "none"
+    raise InputError(f"weights {weights!r}: neither shipped ({names}) nor a folder nor a Hub id such as owner/name")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The JSON object in a folder's ``config.json``.
+
+    Raises:
+        InputError: no such file, or not a JSON object.
+
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"{path}: not JSON") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return config
+
+
+def read_card(folder: Path) -> str:
+    """The model card (Markdown) of a folder of weights; empty where it has none.
+
+    Raises:
+        InputError: the card cannot be read.
+
+    """
+    path = folder / CARD
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,38 @@
+"""Shared by all tests: shapes and types of every call into ``dao`` are checked, and one thread a process is used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+# before the first import of dao: modules imported earlier would run unchecked
+install_import_hook("dao", "beartype.beartype")
+
+import torch  # noqa: E402 - as above
+
+torch.set_num_threads(1)
+
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of crystal data, ``$DAO_DATA`` or ``../shared/data``; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("DAO_DATA") or _REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"needs the crystal data: {folder} is absent (set DAO_DATA to its folder)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_traceback_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of error messages must not depend on the developer's environment."""
+    monkeypatch.delenv("DAO_TRACEBACK", raising=False)
