@@ -9,6 +9,7 @@ Shapes: B crystals of a batch, N atoms (padded).
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dao.crystal import Crystal, CrystalBatch
+from dao.crystal import DEFAULT_LIMITS, Crystal, CrystalBatch
 from dao.errors import InputError
 from dao.models import Generator
+from dao.networks.config import SPACE_GROUPS
 from dao.processes.base import Denoiser, Prediction, State, full_time
 from dao.processes.config import SamplerSettings
 
@@ -44,6 +46,8 @@ class Sample:
     request: SampleRequest
     crystal: Crystal | None
     failure: str = ""
+    attempts: int = 1
+    """Walks that it took."""
 
 
 class SampleNoise:
@@ -52,9 +56,10 @@ class SampleNoise:
     Shapes of two axes (N, C) are per atom: a crystal draws for its own atoms only, so padding changes nothing.
     """
 
-    def __init__(self, requests: Sequence[SampleRequest], seed: int, like: Tensor) -> None:
-        """One stream a request; numbers come with the type and device of ``like``."""
-        self._streams = [np.random.Generator(np.random.Philox(key=_stream_key(request, seed))) for request in requests]
+    def __init__(self, requests: Sequence[SampleRequest], seed: int, like: Tensor, attempt: int = 0) -> None:
+        """One stream a request and attempt; numbers come with the type and device of ``like``."""
+        keys = [_stream_key(request, seed, attempt) for request in requests]
+        self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
         self._counts = [len(request.atomic_numbers) for request in requests]
         self._like = like
 
@@ -64,7 +69,9 @@ class SampleNoise:
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), (B, *shape)."""
-        return self._draw("random", shape)
+        drawn = self._draw("random", shape)
+        # a float64 just below 1 rounds to 1 in float32
+        return torch.where(drawn >= 1.0, torch.zeros_like(drawn), drawn)
 
     def _draw(self, method: str, shape: tuple[int, ...]) -> Tensor:
         out = np.zeros((len(self._streams), *shape))
@@ -76,8 +83,8 @@ class SampleNoise:
         return torch.from_numpy(out).to(self._like)
 
 
-def _stream_key(request: SampleRequest, seed: int) -> int:
-    text = f"{seed}|{','.join(map(str, request.atomic_numbers))}|{request.index}"
+def _stream_key(request: SampleRequest, seed: int, attempt: int) -> int:
+    text = f"{seed}|{','.join(map(str, request.atomic_numbers))}|{request.index}|{attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
 
@@ -113,27 +120,58 @@ def sample(
         batch_size: crystals a batch; default by number of atoms.
 
     Raises:
-        InputError: a sampler that the model's process does not have.
+        InputError: at once, before anything is generated: see :func:`check_settings` and :func:`check_requests`, or a
+            batch size below 1.
 
     """
-    settings = settings or model.config.sampler
+    settings = check_settings(model, settings or model.config.sampler)
+    check_requests(model, requests)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch size must be at least 1, got {batch_size}")
+    return (_sample_with_retries(model, batch, seed, settings) for batch in batches(requests, batch_size))
+
+
+def check_settings(model: Generator, settings: SamplerSettings) -> SamplerSettings:
+    """The settings with the model's default sampler filled in where they name none.
+
+    Raises:
+        InputError: a sampler that the model's process does not have, or more steps than it has.
+
+    """
     method = settings.method or model.process.methods[0]
     if method not in model.process.methods:
         known = ", ".join(model.process.methods)
         raise InputError(f"sampler {method!r} does not belong to a {model.process.name} model (its samplers: {known})")
-    for batch in batches(requests, batch_size):
-        yield _sample_batch(model, batch, seed, settings.updated(method=method))
+    model.process.times(settings.steps)
+    return settings.updated(method=method)
+
+
+def check_requests(model: Generator, requests: Sequence[SampleRequest]) -> None:
+    """Refuse what the model cannot generate, before anything is allocated.
+
+    Raises:
+        InputError: no atoms or too many, an unknown element, or a space group asked of a model that knows none.
+
+    """
+    for request in requests:
+        DEFAULT_LIMITS.check_composition(Counter(request.atomic_numbers), "sample")
+        if request.space_group is None:
+            continue
+        if model.space_group_head is None:
+            raise InputError(f"space group {request.space_group} is asked of weights that know no space groups")
+        if not 1 <= request.space_group <= SPACE_GROUPS:
+            raise InputError(f"space group {request.space_group} is outside 1 to {SPACE_GROUPS}")
 
 
 def evaluations(model: Generator, settings: SamplerSettings) -> int:
-    """Network evaluations that one sample costs."""
+    """Network evaluations that one walk costs (a sample is one walk, or more where one ends in no crystal)."""
     method = settings.method or model.process.methods[0]
     return settings.steps * model.process.evaluations_per_step(method) + (model.space_group_head is not None)
 
 
 @torch.no_grad()
 def _sample_batch(
-    model: Generator, requests: list[SampleRequest], seed: int, settings: SamplerSettings
+    model: Generator, requests: list[SampleRequest], seed: int, settings: SamplerSettings, attempt: int
 ) -> list[Sample]:
     like = next(model.parameters())
     width = max(len(request.atomic_numbers) for request in requests)
@@ -142,7 +180,7 @@ def _sample_batch(
         row[: len(request.atomic_numbers)] = torch.tensor(request.atomic_numbers)
     numbers = numbers.to(like.device)
     mask = numbers > 0
-    noise = SampleNoise(requests, seed, like)
+    noise = SampleNoise(requests, seed, like, attempt)
 
     state = model.process.prior(mask, noise)
     groups = _space_groups(model, requests, numbers, mask, state, seed, settings)
@@ -154,7 +192,7 @@ def _sample_batch(
     times = model.process.times(settings.steps)
     for t, t_next in pairwise(times):
         state = model.process.step(walk, state, t, t_next, mask, noise, settings)
-    return _finish(model.decode(state, numbers, mask.sum(1)), requests)
+    return _finish(model.decode(state, numbers, mask.sum(1)), requests, attempt)
 
 
 def _space_groups(
@@ -197,7 +235,7 @@ def apportioned(shares: np.ndarray, index: int) -> int:
     return choice
 
 
-def _finish(batch: CrystalBatch, requests: list[SampleRequest]) -> list[Sample]:
+def _finish(batch: CrystalBatch, requests: list[SampleRequest], attempt: int) -> list[Sample]:
     samples = []
     numbers = batch.atomic_numbers.cpu().numpy()
     coords, lattices = batch.frac_coords.double().cpu().numpy(), batch.lattice.double().cpu().numpy()
@@ -206,7 +244,7 @@ def _finish(batch: CrystalBatch, requests: list[SampleRequest]) -> list[Sample]:
         try:
             crystal = Crystal(numbers[i, :count], coords[i, :count], lattices[i])
             crystal.validate()
-            samples.append(Sample(request, crystal))
+            samples.append(Sample(request, crystal, attempts=attempt + 1))
         except InputError as error:
-            samples.append(Sample(request, None, str(error)))
+            samples.append(Sample(request, None, str(error), attempt + 1))
     return samples

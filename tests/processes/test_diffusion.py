@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -29,6 +30,7 @@ ALPHA_BAR = np.cumprod(1 - BETA)
 SIGMA = np.concatenate([[0], 0.005 * 100 ** (np.arange(T) / (T - 1))])
 
 
+@cache
 def diffusion(lattice: str = "matrix", **options: float) -> Diffusion:
     return Diffusion(REPRESENTATIONS[lattice](), **options).double()  # type: ignore[arg-type]
 
@@ -75,7 +77,7 @@ def test_uniform_times_draw_every_step_equally() -> None:
     assert process.steps_of(torch.tensor([0.0, 1.0])).tolist() == [1, 50]
 
 
-@given(st.integers(1, 300), st.integers(1, 300))
+@given(st.integers(1, 300), st.sampled_from([1, 10, 97, 250]))
 def test_sampling_times(steps: int, timesteps: int) -> None:
     process = diffusion(timesteps=timesteps)
     if steps > timesteps:
@@ -110,12 +112,11 @@ def test_forward_marginals(step: int, noise: Noise) -> None:
         assert abs(characteristic(spread, k) - math.exp(-2 * (math.pi * k * SIGMA[step]) ** 2)) < 5 / math.sqrt(
             spread.numel()
         )
-    edges = np.linspace(-0.5, 0.5, 11)
-    middle = torch.from_numpy((np.linspace(-0.5, 0.5, 10_001)[1:] + np.linspace(-0.5, 0.5, 10_001)[:-1]) / 2)
-    density = wrapped_normal_log_density(middle, torch.tensor(SIGMA[step])).exp().numpy()
+    middles = torch.from_numpy((np.arange(10_000) + 0.5) / 10_000 - 0.5)
+    density = wrapped_normal_log_density(middles, torch.tensor(SIGMA[step])).exp().numpy()
     expected = density.reshape(10, -1).mean(1) / 10
-    counts = np.histogram(spread.numpy(), edges)[0] / spread.numel()
-    assert (np.abs(counts - expected) < 5 * np.sqrt(expected / spread.numel()) + 1e-12).all()
+    share = np.histogram(spread.numpy(), np.linspace(-0.5, 0.5, 11))[0] / spread.numel()
+    assert (np.abs(share - expected) < 5 * np.sqrt(expected / spread.numel()) + 1e-12).all()
 
 
 def test_targets_are_the_noise_and_the_normalised_derivative_of_the_log_density(noise: Noise) -> None:
@@ -317,7 +318,7 @@ def test_corrector_is_a_langevin_step(step: int) -> None:
         assert torch.equal(done.lattice, clean.lattice)
 
 
-# --- recovery of known targets, with the exact answer in the network's place --------------------------------------------
+# --- recovery of known targets, with the exact answer in the network's place ----------------------------------------
 
 
 def fixed_crystal(process: Diffusion, clean: State) -> Denoiser:
@@ -342,7 +343,6 @@ def test_a_fixed_crystal_is_recovered(lattice: str, settings: SamplerSettings, s
     prior = process.prior(mask, noise(8))
     end = walk(process, fixed_crystal(process, clean), prior, mask, noise(8, 1), settings.updated(steps=steps))
     torch.testing.assert_close(end.lattice, clean.lattice, rtol=0, atol=1e-6)
-    # 1e-2 in 5 steps, the last of which starts from sigma = 0.008 * (images overlap no more)
     apart = log_map(clean.frac_coords, end.frac_coords)
     torch.testing.assert_close(apart, torch.zeros_like(apart), rtol=0, atol=1e-6)
 
@@ -353,20 +353,19 @@ LATTICE_MEAN, LATTICE_DEVIATION = 5.0, 1.0
 
 def mixture(process: Diffusion) -> Denoiser:
     """Coordinates from a mixture of two wrapped normals, lattice numbers from a normal: all scores are known."""
+    # every image of either normal is one term
+    weight, centre, width = (torch.tensor(v, dtype=torch.float64).repeat(7) for v in (WEIGHTS, CENTRES, WIDTHS))
+    centre = centre + torch.arange(-3, 4).repeat_interleave(2)
 
     def denoise(state: State, time: Tensor) -> Prediction:
         step = round(float(time[0]) * T)
-        parts, scores = [], []
-        for weight, centre, width in zip(WEIGHTS, CENTRES, WIDTHS, strict=True):
-            sigma = torch.tensor(math.hypot(width, SIGMA[step]))
-            offset = state.frac_coords - centre
-            parts.append(math.log(weight) + wrapped_normal_log_density(offset, sigma))
-            scores.append(wrapped_normal_score(offset, sigma))
-        share = torch.softmax(torch.stack(parts), dim=0)
-        score = (share * torch.stack(scores)).sum(0) / process.score_scale[step]
+        variance = width**2 + SIGMA[step] ** 2
+        offset = state.frac_coords[..., None] - centre
+        share = torch.softmax((weight / variance.sqrt()).log() - offset.square() / (2 * variance), dim=-1)
+        score = -(share * offset / variance).sum(-1) / process.score_scale[step]
         bar = ALPHA_BAR[step]
-        variance = bar * LATTICE_DEVIATION**2 + 1 - bar
-        return Prediction(score, math.sqrt(1 - bar) * (state.lattice - math.sqrt(bar) * LATTICE_MEAN) / variance)
+        spread = bar * LATTICE_DEVIATION**2 + 1 - bar
+        return Prediction(score, math.sqrt(1 - bar) * (state.lattice - math.sqrt(bar) * LATTICE_MEAN) / spread)
 
     return denoise
 
@@ -382,26 +381,22 @@ def mixture_characteristic(k: int) -> complex:
 
 @pytest.mark.parametrize("settings", [CODE, PAPER], ids=["corrector first", "predictor first"])
 def test_a_mixture_is_recovered(settings: SamplerSettings, noise: Noise) -> None:
-    copies, steps = 2000, 200
+    """Tolerance: 0.01 for 100 steps and 4 standard errors, seeds being fixed."""
+    copies = 4000
     process = diffusion()
     mask = torch.ones(copies, 2, dtype=torch.bool)
-    end = walk(
-        process,
-        mixture(process),
-        process.prior(mask, noise(copies)),
-        mask,
-        noise(copies, 1),
-        settings.updated(steps=steps),
-    )
-    errors = [abs(characteristic(end.frac_coords, k) - mixture_characteristic(k)) for k in (1, 2, 3, 4)]
-    print(settings.corrector_first, errors, float(end.lattice.mean()), float(end.lattice.std()))
-    assert max(errors) < 5 / math.sqrt(end.frac_coords.numel()) + 0.01
-    assert float(end.lattice.mean()) == pytest.approx(LATTICE_MEAN, abs=0.05)
+    prior = process.prior(mask, noise(copies))
+    end = walk(process, mixture(process), prior, mask, noise(copies, 1), settings.updated(steps=100))
+    for k in (1, 2, 3, 4):
+        error = abs(characteristic(end.frac_coords, k) - mixture_characteristic(k))
+        assert error < 0.01 + 4 / math.sqrt(end.frac_coords.numel())
+    assert float(end.lattice.mean()) == pytest.approx(LATTICE_MEAN, abs=0.03)
+    # steps of finite length lose some variance: 2 % here
     assert float(end.lattice.std()) == pytest.approx(LATTICE_DEVIATION, rel=0.03)
 
 
 def test_few_steps_forgive_an_imperfect_network(noise: Noise) -> None:
-    """See Diffusion.times: from T itself the same error would spread the lattice over 8 A."""
+    """See Diffusion.times: in even steps from T itself the same error would give a spread of 8.5."""
     copies = 4000
     process = diffusion()
     mask = torch.ones(copies, 1, dtype=torch.bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,10 +80,6 @@ def predict(
     check_device(device)
     source = resolve(DEFAULT if weights is None else weights)
     check_out_folder(out)
-    if not quiet:
-        for composition, units in targets.items():
-            sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
-            typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
 
     from dao.prediction.pipeline import predict_to_folder
 
@@ -95,6 +93,7 @@ def predict(
         device=device,
         batch_size=batch_size,
         progress=not quiet,
+        on_start=None if quiet else partial(_say_cells, targets),
     )
     _report([candidate.record() for candidate in run.candidates], output)
     if run.discarded and not quiet:
@@ -103,6 +102,12 @@ def predict(
         typer.echo(f"{len(run.failures)} formulas got no candidate: see {out / 'failures.json'}", err=True)
         return 3
     return 0
+
+
+def _say_cells(targets: Mapping[Composition, tuple[int, ...]]) -> None:
+    for composition, units in targets.items():
+        sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
+        typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
 
 
 def _compositions(formulas: list[str], file: Path | None) -> list[Composition]:

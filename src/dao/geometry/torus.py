@@ -29,8 +29,8 @@ def wrap(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return torch.where(wrapped >= 1.0, torch.zeros_like(wrapped), wrapped)
 
 
-def log_map(origin: Float[Tensor, "*s"], target: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Shortest displacement from ``origin`` to ``target`` on the torus, each component in [-1/2, 1/2]."""
+def log_map(origin: Float[Tensor, "*#s"], target: Float[Tensor, "*#s"]) -> Float[Tensor, "*#s"]:
+    """Shortest displacement from ``origin`` to ``target`` (broadcast) on the torus, each component in [-1/2, 1/2]."""
     difference = target - origin
     return difference - difference.round()
 

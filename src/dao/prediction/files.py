@@ -39,6 +39,8 @@ class SampleFile:
             InputError: the samples were made by other weights or settings, or the file is not one of ours.
 
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is no folder")
         if not self.path.exists():
             return {}
         try:
@@ -49,8 +51,8 @@ class SampleFile:
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             samples = [_from_line(line) for line in lines[1:]]
-            signature = lines[0]["made_by"] if lines else self._signature
-        except (ValueError, KeyError, TypeError):
+            signature = dict(lines[0]["made_by"]) if lines else self._signature
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{self.path}: not a file of samples") from None
         if signature != self._signature:
             differing = [key for key in self._signature if signature.get(key) != self._signature[key]]
@@ -59,7 +61,10 @@ class SampleFile:
                 " choose another --out, or remove that folder"
             )
         if len(whole) < len(raw):
-            os.truncate(self.path, len(whole))
+            try:
+                os.truncate(self.path, len(whole))
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be written ({error.strerror})") from None
         return {one.request: one for one in samples}
 
     def append(self, samples: Sequence[Sample]) -> None:
@@ -108,7 +113,6 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
 
     """
     from ase.io import write
-    from pymatgen.io.cif import CifWriter
 
     names = [f"{candidate.rank:03d}_{_file_name(candidate.space_group)}.cif" for candidate in candidates]
     records = [{**candidate.record(), "cif": name} for candidate, name in zip(candidates, names, strict=True)]
@@ -118,8 +122,7 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
             if old.name not in names:
                 old.unlink()
         for candidate, name in zip(candidates, names, strict=True):
-            # the cell is symmetrised already: a tight tolerance only writes its symmetry down
-            _replace(folder / name, str(CifWriter(candidate.structure, symprec=1e-3)))
+            _replace(folder / name, _cif(candidate))
         full = [
             {**record, "structure": candidate.structure.as_dict()}
             for record, candidate in zip(records, candidates, strict=True)
@@ -144,11 +147,33 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
 
 
 def write_failures(folder: Path, failures: Sequence[dict[str, Any]]) -> None:
-    """Write which formulas got no candidate, and why; where there are none, remove the file of an earlier run."""
-    if failures:
-        _replace(folder / FAILURES, json.dumps(failures, indent=1) + "\n")
-    else:
-        (folder / FAILURES).unlink(missing_ok=True)
+    """Write which formulas got no candidate, and why; where there are none, remove the file of an earlier run.
+
+    Raises:
+        InputError: the folder cannot be written.
+
+    """
+    try:
+        if failures:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / FAILURES, json.dumps(failures, indent=1) + "\n")
+        else:
+            (folder / FAILURES).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _cif(candidate: Candidate) -> str:
+    from pymatgen.io.cif import CifWriter
+    from pymatgen.symmetry.analyzer import SymmetryUndeterminedError
+
+    if candidate.symprec is not None:
+        try:
+            # the cell is symmetrised already: a tight tolerance only writes its symmetry down
+            return str(CifWriter(candidate.structure, symprec=1e-3))
+        except SymmetryUndeterminedError:
+            pass
+    return str(CifWriter(candidate.structure))
 
 
 def _file_name(symbol: str) -> str:

@@ -7,11 +7,12 @@ candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator
 from dao.prediction.composition import Composition, parse_cells, parse_formula
@@ -19,7 +20,7 @@ from dao.prediction.files import SampleFile, write_candidates, write_failures
 from dao.prediction.progress import SamplingProgress
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.processes.config import SamplerSettings
-from dao.sampling import Sample, SampleRequest, sample
+from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def predict_to_folder(
     device: str = "auto",
     batch_size: int | None = None,
     progress: bool = True,
+    on_start: Callable[[], None] | None = None,
 ) -> PredictionRun:
     """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
 
@@ -119,13 +121,15 @@ def predict_to_folder(
         device: device.
         batch_size: crystals generated at a time.
         progress: show a progress bar on stderr.
+        on_start: called once all that could be refused has been checked, before anything is generated or written.
 
     Raises:
-        InputError: weights that cannot be used, a folder that cannot be written, or one with samples made otherwise.
+        InputError: weights or settings that cannot be used, a folder that cannot be written, or one with samples made
+            otherwise.
 
     """
     model = load_generator(weights, device)
-    settings = model.config.sampler.updated(steps=steps)
+    settings = check_settings(model, model.config.sampler.updated(steps=steps))
     files: dict[Composition, SampleFile] = {}
     plans: dict[Composition, dict[SampleRequest, int]] = {}
     for composition, units in targets.items():
@@ -134,6 +138,9 @@ def predict_to_folder(
     owner = {request: composition for composition, plan in plans.items() for request in plan}
     finished = {request: one for file in files.values() for request, one in file.read().items()}
     missing = [request for request in owner if request not in finished]
+    check_requests(model, missing)
+    if on_start is not None:
+        on_start()
     with SamplingProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
         for batch in sample(model, missing, seed=seed, settings=settings, batch_size=batch_size):
             for one in batch:
@@ -158,14 +165,16 @@ def predict_to_folder(
 
 
 def load_generator(weights: Path | str | None, device: str) -> Generator:
-    """The generator of those weights (None: the shipped default) on a device."""
-    import torch
+    """The generator of those weights (None: the shipped default) on a device.
 
+    Raises:
+        InputError: no such device or weights.
+
+    """
     from dao.weights import DEFAULT
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Generator.load(DEFAULT if weights is None else weights, device=device)
+    chosen = choose_device(device)
+    return Generator.load(DEFAULT if weights is None else weights, device=chosen)
 
 
 def _plan(model: Generator, composition: Composition, units: tuple[int, ...], samples: int) -> dict[SampleRequest, int]:
@@ -184,5 +193,5 @@ def _rank(composition: Composition, plan: Mapping[SampleRequest, int], done: lis
 
 
 def _signature(model: Generator, settings: SamplerSettings, seed: int) -> dict[str, Any]:
-    """What samples in a file must agree on to belong together."""
+    """What samples in a file must agree on to belong together; not batch size or device, which only round."""
     return {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}

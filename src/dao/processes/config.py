@@ -54,10 +54,16 @@ class SamplerSettings:
     space_group_temperature: float = 1.0
     """Samples share out space groups in proportion to softmax(logits / temperature), the likeliest first."""
 
+    attempts: int = 4
+    """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
+    this many walks a sample."""
+
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.steps < 1:
             raise InputError(f"sampler steps must be at least 1, got {self.steps}")
+        if self.attempts < 1:
+            raise InputError(f"sampler attempts must be at least 1, got {self.attempts}")
         if self.space_group_temperature <= 0:
             raise InputError("sampler space_group_temperature must be positive")
         if self.corrector_step < 0:

@@ -120,8 +120,8 @@ class Flow(Process):
 
         def move(origin: State, at: State, time: float, dt: float) -> State:
             v = denoise(at, full_time(time, at.lattice))
-            coords_scale = 1.0 + settings.coordinate_velocity_scale * (1.0 - time)
-            lattice_scale = 1.0 + settings.lattice_velocity_scale * (1.0 - time)
+            coords_scale = velocity_scale(settings.coordinate_velocity_scale, time, dt)
+            lattice_scale = velocity_scale(settings.lattice_velocity_scale, time, dt)
             return State(
                 wrap(origin.frac_coords - dt * coords_scale * remove_mean(v.frac_coords, weight)) * mask[..., None],
                 origin.lattice - dt * lattice_scale * v.lattice,
@@ -132,6 +132,15 @@ class Flow(Process):
             half = move(state, state, t, dt / 2.0)
             return move(state, half, t - dt / 2.0, dt)
         return move(state, state, t, dt)
+
+
+def velocity_scale(s: float, t: float, dt: float) -> float:
+    """1 + s (1 - t), but no more than takes a step of ``dt`` to where a straight path would end.
+
+    On a straight path x - x_0 = t v, so a step of more than t v passes the data: unbounded, a large ``s`` makes the last
+    1 + s steps swing around it.
+    """
+    return min(1.0 + s * (1.0 - t), max(1.0, t / dt))
 
 
 def assign_by_element(
