@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook("dao", "beartype.beartype")
 
 import torch  # noqa: E402 - as above
+from toys import toy_crystals, write_parquet  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -36,3 +37,11 @@ def data_dir() -> Path:
 def _no_traceback_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests of error messages must not depend on the developer's environment."""
     monkeypatch.delenv("DAO_TRACEBACK", raising=False)
+
+
+@pytest.fixture(scope="session")
+def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy crystals as Parquet, in splits train, val and test."""
+    path = tmp_path_factory.mktemp("toys") / "toys.parquet"
+    write_parquet(path, toy_crystals())
+    return path

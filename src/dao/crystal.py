@@ -47,6 +47,8 @@ class Limits:
         max_volume_per_atom: A^3.
         min_height: smallest distance in A between opposite faces of the cell; thin or sheared cells blow up any sum
             over periodic images.
+        max_aspect: longest lattice vector over the smallest such height. Niggli cells of the Materials Project (up to 52
+            atoms) reach 35; for needles beyond, pymatgen's matcher takes gigabytes.
         min_distance: smallest distance in A between two atoms, or an atom and its own periodic image.
 
     """
@@ -56,6 +58,7 @@ class Limits:
     min_volume_per_atom: float = 2.0
     max_volume_per_atom: float = 300.0
     min_height: float = 0.9
+    max_aspect: float = 40.0
     min_distance: float = 0.5
 
     def check_num_atoms(self, num_atoms: int, name: str = "crystal") -> None:
@@ -236,6 +239,11 @@ class Crystal:
         if not height >= limits.min_height:
             raise InputError(
                 f"{self.name}: cell only {height:.3g} A high (at least {limits.min_height:g} A); reduce it first?"
+            )
+        longest = float(np.linalg.norm(self.lattice, axis=1).max())
+        if not longest <= limits.max_aspect * height:
+            raise InputError(
+                f"{self.name}: cell {longest:.3g} A long but {height:.3g} A high (at most {limits.max_aspect:g} times)"
             )
         distance = min_distance(self)
         if not distance >= limits.min_distance:

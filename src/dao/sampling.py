@@ -163,6 +163,25 @@ def check_requests(model: Generator, requests: Sequence[SampleRequest]) -> None:
             raise InputError(f"space group {request.space_group} is outside 1 to {SPACE_GROUPS}")
 
 
+def _sample_with_retries(
+    model: Generator, batch: list[SampleRequest], seed: int, settings: SamplerSettings
+) -> list[Sample]:
+    """Walk until each sample is a crystal, or its attempts are used up.
+
+    Two atoms of one element that meet can never part again: the network is equivariant to their exchange, so what it
+    says of both is the same. Only other noise helps.
+    """
+    samples = _sample_batch(model, batch, seed, settings, attempt=0)
+    for attempt in range(1, settings.attempts):
+        failed = [i for i, one in enumerate(samples) if one.crystal is None]
+        if not failed:
+            break
+        again = _sample_batch(model, [batch[i] for i in failed], seed, settings, attempt)
+        for i, one in zip(failed, again, strict=True):
+            samples[i] = one
+    return samples
+
+
 def evaluations(model: Generator, settings: SamplerSettings) -> int:
     """Network evaluations that one walk costs (a sample is one walk, or more where one ends in no crystal)."""
     method = settings.method or model.process.methods[0]

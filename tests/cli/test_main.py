@@ -35,11 +35,14 @@ class FakePipeline:
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None
     candidates: list[FakeCandidate] = field(default_factory=list)
+    discarded: int = 0
 
-    def predict_to_folder(self, targets: Any, **settings: Any) -> FakePipeline:
+    def predict_to_folder(self, targets: Any, on_start: Callable[[], None] | None, **settings: Any) -> FakePipeline:
         self.calls.append((targets, settings))
         if self.error:
             raise self.error
+        if on_start is not None:
+            on_start()
         self.candidates = [FakeCandidate(str(composition)) for composition in targets]
         return self
 
@@ -195,7 +198,18 @@ def test_partly_done_is_3(run: Run, pipeline: FakePipeline) -> None:
     pipeline.failures = ["NaCl"]
     code, _, err = run("predict", "NaCl", "--quiet")
     assert code == 3
-    assert err == f"1 structures failed: see {Path('predictions') / 'failures.json'}\n"
+    assert err == f"1 formulas got no candidate: see {Path('predictions') / 'failures.json'}\n"
+
+
+def test_discarded_samples_are_counted(run: Run, pipeline: FakePipeline) -> None:
+    pipeline.discarded = 3
+    assert run("predict", "NaCl")[2].endswith("3 samples were no crystals and are left out (samples.jsonl says why)\n")
+    assert run("predict", "NaCl", "--quiet")[2] == ""
+
+
+def test_an_error_of_the_pipeline_is_the_only_line(run: Run, pipeline: FakePipeline) -> None:
+    pipeline.error = InputError("weights are truncated")
+    assert run("predict", "NaCl") == (2, "", "dao: error: weights are truncated\n")
 
 
 @pytest.mark.parametrize(
@@ -259,11 +273,12 @@ def test_train_passes_everything_on(run: Run, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "dao.training.fit", fit)
     data = tmp_path / "data.parquet"
     data.touch()
-    settings = ["--set", "epochs = 5", "--set", "network.width=256", "--seed", "3"]
+    settings = ["--set", "batch_size = 5", "--set", "network.width=256", "--seed", "3"]
     code, _, err = run("train", "recipes/own.toml", *settings, "--resume", "--data", str(data), "--quiet")
     assert (code, err) == (0, "")
-    expected = {"out": Path("runs/own"), "data": data, "device": "auto", "resume": True, "progress": False}
-    assert calls == [(("recipes/own.toml", {"epochs": "5", "network.width": "256", "seed": "3"}), expected)]
+    quiet = {"progress": False, "note": None}
+    expected = {"out": Path("runs/own"), "data": data, "device": "auto", "resume": True, **quiet}
+    assert calls == [(("recipes/own.toml", {"batch_size": "5", "network.width": "256", "seed": "3"}), expected)]
     assert run("train", "own", "--data", "nowhere.parquet")[0] == 2
     assert run("train", "own", "--device", "tpu")[0] == 2
     assert len(calls) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,11 @@ from dao.errors import InputError
 EXAMPLES = """\b
 Examples:
   dao train mp20-flow-nano --data mp20.parquet --out runs/nano
-  dao train mp20-flow-nano --out runs/wide --set network.width=256 --set epochs=50
-  dao train mp20-flow-nano --out runs/nano --resume"""
+  dao train mp20-flow-nano --out runs/wide --set network.width=256 --set crystals=2000000
+  dao train mp20-flow-nano --out runs/nano --set crystals=9000000 --resume
+
+\b
+A training that was interrupted goes on where it stopped when the same command is given again."""
 
 
 def train(
@@ -23,13 +27,19 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; may be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the last checkpoint in --out even if lengths or rates have changed.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for checkpoints and logs; runs/RECIPE if not given.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Training data (Parquet, CSV, folder); the recipe's if not given."),
+        typer.Option(metavar="PATH", help="Training data (Parquet, CSV, extxyz, folder); the recipe's if not given."),
     ] = None,
     device: Device = "auto",
     seed: Annotated[
@@ -53,7 +63,8 @@ def train(
 
     from dao.training.fit import train as fit
 
-    fit(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet)
+    note = None if quiet else partial(typer.echo, err=True)
+    fit(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:
@@ -68,7 +79,7 @@ def parse_settings(settings: list[str]) -> dict[str, str]:
         key, equals, value = setting.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise InputError(f"--set {setting!r}: write key=value, e.g. --set epochs=50")
+            raise InputError(f"--set {setting!r}: write key=value, e.g. --set batch_size=128")
         if key in overrides:
             raise InputError(f"--set {setting!r}: {key} is set twice")
         overrides[key] = value.strip()

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dao.constants import MAX_ATOMIC_NUMBER
@@ -34,13 +35,13 @@ _STRUCTURE_COLUMNS = ("material_id", "atomic_numbers", "frac_coords", "lattice",
 class PackedCrystals:
     """Many crystals in memory (or on a GPU), 13 bytes an atom and 36 a crystal."""
 
-    atomic_numbers: Int[Tensor, " a"]
+    atomic_numbers: UInt8[Tensor, " a"]
     frac_coords: Float[Tensor, "a 3"]
     lattice: Float[Tensor, "m 3 3"]
     offsets: Int[Tensor, " m1"]
     """Where each crystal's atoms start; one more entry than crystals."""
     ids: tuple[str, ...]
-    columns: dict[str, np.ndarray[Any, Any]]
+    columns: dict[str, npt.NDArray[Any]]
     """Columns of the file by name, one value a crystal."""
     labels: dict[str, Tensor] = field(default_factory=dict)
     """What batches carry besides the crystals, one number a crystal: space groups, energies."""
@@ -138,7 +139,7 @@ def pack_crystals(crystals: Iterable[Crystal], columns: Sequence[str] = ()) -> P
     )
 
 
-def _wrapped(frac_coords: np.ndarray[Any, Any]) -> Float[Tensor, "a 3"]:
+def _wrapped(frac_coords: npt.NDArray[Any]) -> Float[Tensor, "a 3"]:
     coords = frac_coords.astype(np.float32)
     coords -= np.floor(coords)
     # a float64 just below 1 rounds to 1 in float32
@@ -216,11 +217,11 @@ def _pack_table(table: pa.Table, path: Path, columns: Sequence[str]) -> PackedCr
     """Pack the rows of a table after checking that each is a crystal."""
     ids = tuple(str(name) for name in table["material_id"].to_pylist())
 
-    def refuse(bad: np.ndarray[Any, Any], what: str) -> None:
+    def refuse(bad: npt.NDArray[Any], what: str) -> None:
         if bad.any():
             raise InputError(f"{path}: {ids[int(bad.argmax())]}: {what}")
 
-    def flat(name: str, per_row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def flat(name: str, per_row: npt.NDArray[Any]) -> npt.NDArray[Any]:
         lengths = pc.fill_null(pc.list_value_length(table[name]), -1).to_numpy()
         refuse(lengths != per_row, f"{name} does not have the length that num_atoms asks for")
         values = pc.list_flatten(table[name])
@@ -248,8 +249,6 @@ def _pack_table(table: pa.Table, path: Path, columns: Sequence[str]) -> PackedCr
     )
 
 
-def _rows_with(
-    wrong: np.ndarray[Any, Any], row_of: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
+def _rows_with(wrong: npt.NDArray[Any], row_of: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Which rows own a wrong value."""
     return np.isin(rows, row_of[wrong])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from dao.errors import InputError
+
+METHODS: Final[dict[str, tuple[str, ...]]] = {"flow": ("euler", "midpoint"), "diffusion": ("predictor-corrector",)}
+"""Samplers of each process, the default first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessConfig:
     """Which process, how it sees the lattice, and the weights of its losses."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 -- read by pydantic where recipes and weights are parsed
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- read by pydantic where recipes and weights are parsed
 
     kind: Literal["flow", "diffusion"] = "flow"
     lattice: Literal["log_metric", "matrix"] = "log_metric"
@@ -39,7 +42,7 @@ class ProcessConfig:
 class SamplerSettings:
     """How to walk back from noise to data. A model saves the settings chosen for it on validation."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
 
     steps: int = 50
     method: Literal["", "euler", "midpoint", "predictor-corrector"] = ""
@@ -72,3 +75,20 @@ class SamplerSettings:
     def updated(self, **changes: Any) -> SamplerSettings:  # noqa: ANN401 -- field values of any type
         """The same settings with those of ``changes`` that are not None."""
         return replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+
+def check_sampler(process: ProcessConfig, sampler: SamplerSettings) -> None:
+    """Check that a process can be walked back in that way.
+
+    Raises:
+        InputError: a method of another process, or more steps than a diffusion has.
+
+    """
+    methods = METHODS[process.kind]
+    if sampler.method and sampler.method not in methods:
+        raise InputError(
+            f"sampler.method {sampler.method!r} does not belong to process.kind {process.kind!r} "
+            f"(its samplers: {', '.join(methods)})"
+        )
+    if process.kind == "diffusion" and sampler.steps > process.timesteps:
+        raise InputError(f"sampler.steps must be at most process.timesteps ({process.timesteps}), got {sampler.steps}")

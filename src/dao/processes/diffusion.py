@@ -30,7 +30,7 @@ from dao.processes.base import (
     full_time,
     masked_squares,
 )
-from dao.processes.config import SamplerSettings
+from dao.processes.config import METHODS, SamplerSettings
 from dao.processes.representations import LatticeRepresentation
 from dao.processes.schedules import cosine_alpha_bar, geometric_sigma, mean_square_score
 
@@ -42,7 +42,7 @@ class Diffusion(Process):
     """DDPM for the lattice, score matching on the torus for the coordinates, predictor-corrector sampling."""
 
     name = "diffusion"
-    methods = ("predictor-corrector",)
+    methods = METHODS["diffusion"]
 
     sqrt_alpha_bar: Tensor
     lattice_deviation: Tensor

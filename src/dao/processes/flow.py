@@ -30,7 +30,7 @@ from dao.processes.base import (
     full_time,
     masked_squares,
 )
-from dao.processes.config import SamplerSettings
+from dao.processes.config import METHODS, SamplerSettings
 from dao.processes.representations import LatticeRepresentation
 
 UNIFORM_VARIANCE = 1.0 / 12.0
@@ -41,7 +41,7 @@ class Flow(Process):
     """Geodesic flow matching with velocity scaling at sampling."""
 
     name = "flow"
-    methods = ("euler", "midpoint")
+    methods = METHODS["flow"]
 
     def __init__(
         self,
@@ -117,17 +117,17 @@ class Flow(Process):
         """Follow the velocity back from ``t`` to ``t_next``, by Euler's or the midpoint rule."""
         del noise
         weight = mask.to(state.frac_coords.dtype)
+        dt = t - t_next
 
-        def move(origin: State, at: State, time: float, dt: float) -> State:
+        def move(origin: State, at: State, time: float, length: float) -> State:
             v = denoise(at, full_time(time, at.lattice))
             coords_scale = velocity_scale(settings.coordinate_velocity_scale, time, dt)
             lattice_scale = velocity_scale(settings.lattice_velocity_scale, time, dt)
             return State(
-                wrap(origin.frac_coords - dt * coords_scale * remove_mean(v.frac_coords, weight)) * mask[..., None],
-                origin.lattice - dt * lattice_scale * v.lattice,
+                wrap(origin.frac_coords - length * coords_scale * remove_mean(v.frac_coords, weight)) * mask[..., None],
+                origin.lattice - length * lattice_scale * v.lattice,
             )
 
-        dt = t - t_next
         if settings.method == "midpoint":
             half = move(state, state, t, dt / 2.0)
             return move(state, half, t - dt / 2.0, dt)
@@ -137,8 +137,9 @@ class Flow(Process):
 def velocity_scale(s: float, t: float, dt: float) -> float:
     """1 + s (1 - t), but no more than takes a step of ``dt`` to where a straight path would end.
 
-    On a straight path x - x_0 = t v, so a step of more than t v passes the data: unbounded, a large ``s`` makes the last
-    1 + s steps swing around it.
+    On a straight path x - x_0 = t v, so a step of more than t v passes the data: unbounded, a large ``s`` makes the
+    last 1 + s steps swing around it. The midpoint rule's half step, too, is bounded by the whole ``dt``: were it to
+    reach the data, the velocity found there would be zero, and the step would go nowhere.
     """
     return min(1.0 + s * (1.0 - t), max(1.0, t / dt))
 

@@ -41,9 +41,10 @@ def load(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             raise InputError(f"recipe {name_or_path}: unknown key {where!r}") from None
-        raise InputError(f"recipe {name_or_path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise InputError(f"recipe {name_or_path}: {where + ': ' if where else ''}{message}") from None
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def _set(tree: dict[str, Any], key: str, text: str, recipe: str) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"recipe {recipe}: {key!r} is not a key, {section!r} holds a value")
     try:
-        tree[leaf] = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        tree[leaf] = text
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        value = {}
+    # more than one key: the text holds a line break and is no value
+    tree[leaf] = value["value"] if value.keys() == {"value"} else text

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dao.networks.config import CrysformerConfig
-from dao.processes.config import ProcessConfig, SamplerSettings
+from dao.processes.config import ProcessConfig, SamplerSettings, check_sampler
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataRecipe(_Section):
@@ -30,7 +32,7 @@ class OptimizerRecipe(_Section):
     kind: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient (``norm``) or of each of its entries (``value``)."""
     gradient_clip_kind: Literal["norm", "value"] = "norm"
@@ -40,7 +42,8 @@ class OptimizerRecipe(_Section):
     decay_share: float = Field(default=0.25, gt=0, le=1)
     final_rate: float = Field(default=0.01, ge=0, le=1)
     """Last learning rate, as a share of the first."""
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    ema_decay: _Decay = 0.999
+    """Share of the average kept at each step; 0 switches averaging off."""
 
 
 class ValidationRecipe(_Section):
@@ -85,3 +88,8 @@ class Recipe(_Section):
     sampler: SamplerSettings = SamplerSettings()
     validation: ValidationRecipe = ValidationRecipe()
     record: RecordRecipe = RecordRecipe()
+
+    @model_validator(mode="after")
+    def _sampler_belongs_to_process(self) -> Recipe:
+        check_sampler(self.process, self.sampler)
+        return self

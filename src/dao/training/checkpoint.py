@@ -32,8 +32,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/checkpoint-STEP`` atomically and remove older ones."""
+    """Write ``folder/checkpoint-STEP`` atomically and remove the others; where it exists already, leave it as it is."""
     final = folder / f"{_PREFIX}{step:09d}"
+    if final.exists():
+        # to replace a folder it would have to be removed first, and a kill in between would leave none
+        return final
     part = final.with_name(final.name + _PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -43,16 +46,19 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     )
     (part / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
     for path in (*part.iterdir(), part):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    if final.exists():
-        shutil.rmtree(final)
+        _flush(path)
     part.replace(final)
+    _flush(folder)
     for other in folder.glob(f"{_PREFIX}*"):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
     return final
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -1,17 +1,19 @@
 """Training: one readable loop that logs, validates, checkpoints and resumes as if it had never stopped.
 
-The run's folder holds ``recipe.json``, ``log.csv`` (one line every few steps), ``validation.csv``, one
-``checkpoint-STEP``, ``best`` (averaged weights with the best validation match rate) and ``last``.
+The same command on the same folder goes on where it stopped. The folder holds ``recipe.json``, ``log.csv`` (one line
+every few steps), ``validation.csv``, one ``checkpoint-STEP``, ``best`` (averaged weights with the best validation match
+rate) and ``last``.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +21,18 @@ from torch import Tensor, nn
 from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.loader import BucketLoader
 from dao.data.locate import training_file
-from dao.data.store import PackedCrystals, read_packed
+from dao.data.store import SPLIT, PackedCrystals
+from dao.data.training_set import load_packed
+from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator, GeneratorConfig
+from dao.sampling import check_settings
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from dao.training.ema import ExponentialAverage
-from dao.training.logs import RunLog, TrainingProgress
+from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
 from dao.training.objectives import generator_objective
-from dao.training.validation import validate
+from dao.training.standing import same_settings, standing, write_recipe
+from dao.training.validation import fixed_subset, validate
 
 if TYPE_CHECKING:
     from dao.recipes.schema import OptimizerRecipe, Recipe
@@ -58,7 +64,6 @@ class Progress:
     seconds: float = 0.0
     best_match_rate: float = -1.0
     validated_at: int = 0
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 def learning_rate_factor(recipe: OptimizerRecipe, step: int, steps: int) -> float:
@@ -82,44 +87,57 @@ def train(
     device: str = "auto",
     resume: bool = False,
     progress: bool = True,
+    note: Callable[[str], None] | None = None,
 ) -> Path:
     """Train by a recipe and return the folder of the final averaged weights.
+
+    A folder that holds an unfinished training by this very recipe is gone on with; a finished one is left as it is.
 
     Args:
         recipe: what to do.
         out: the run's folder.
-        data: training file, or the folder that holds the recipe's; default ``$DAO_DATA`` or ../shared/data.
+        data: what to train on: Parquet, CSV, extxyz or a folder of CIF and POSCAR files, or the folder that holds the
+            recipe's file; default ``$DAO_DATA`` or ../shared/data. A source without a column ``split`` is trained on as
+            a whole, and then has nothing to validate on.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        resume: go on from the run's last checkpoint (start anew where it has none).
+        resume: go on from the last checkpoint even where lengths, optimizer, validation or record have changed since.
         progress: show a progress bar on stderr.
+        note: told, in one line each, what happens out of the ordinary: going on, finished, crystals left out.
 
     Raises:
-        InputError: missing data, a run folder in use by another recipe, or a broken checkpoint.
+        InputError: missing or unfit data, no such device, a sampler that does not fit the process, a run folder in use
+            by another recipe, or a broken checkpoint. Nothing has been written by then.
 
     """
-    checkpoint_path = latest_checkpoint(out)
-    if checkpoint_path is not None and not resume:
-        raise InputError(f"{out} already holds a training (say --resume to go on, or choose another --out)")
+    tell = note or _keep_silent
+    chosen_device = choose_device(device)
+    state = standing(out, recipe, resume=resume)
+    if state == "finished":
+        tell(f"{out}: this training is finished; its weights are {out / 'best'} and {out / 'last'}")
+        return out / "last"
+    if recipe.record.tensorboard:
+        check_tensorboard()
+    checkpoint_path = latest_checkpoint(out) if state == "unfinished" else None
     checkpoint = load_checkpoint(checkpoint_path) if checkpoint_path is not None else None
     path = training_file(recipe.data.file, data)
-    training_set = read_packed(path, split=recipe.data.train_split, max_atoms=recipe.data.max_atoms)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out}: {error.strerror}") from None
+    training_set = load_packed(
+        path, split=recipe.data.train_split, max_atoms=recipe.data.max_atoms, split_optional=True, note=tell
+    )
+    if recipe.validation.crystals > 0:
+        # read now: an error would come hours later
+        fixed_subset(path, recipe.data, recipe.validation)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    run = _Run(recipe, training_set, _device(device), out, path)
+    run = _Run(recipe, training_set, chosen_device, out, path)
     if checkpoint is not None:
         run.restore(checkpoint)
+        tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
+    write_recipe(out, recipe)
     return run.fit(progress=progress)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+def _keep_silent(text: str) -> None:
+    del text
 
 
 class _Run:
@@ -140,6 +158,7 @@ class _Run:
             cells=cell_frequencies(training_set),
         )
         self.model = Generator(config)
+        check_settings(self.model, recipe.sampler)
         self.model.process.representation.fit(training_set.lattice, training_set.element_counts())
         self.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -156,6 +175,7 @@ class _Run:
         self.batches = iter(self.loader)
         self.noise = TrainingNoise(self.loader.batch_size, torch.Generator(device).manual_seed(recipe.seed), device)
         self.progress = Progress()
+        self._saved_step = -1
         self.steps = -(-recipe.crystals // (self.loader.batch_size * recipe.accumulate))
         if recipe.compile_blocks:
             for block in self.model.network.blocks:
@@ -182,7 +202,8 @@ class _Run:
                 if due or time.monotonic() - written >= recipe.record.checkpoint_seconds:
                     self._checkpoint()
                     written = time.monotonic()
-        self._checkpoint()
+        if self._saved_step != state.step:
+            self._checkpoint()
         final = self.out / "last"
         self._averaged().save(final)
         if not (self.out / "best").exists():
@@ -209,6 +230,8 @@ class _Run:
             norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.gradient_clip)
             figures["gradient_norm"] = norm.detach().cpu()
         else:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            figures["gradient_norm"] = nn.utils.get_total_norm(gradients).detach().cpu()
             nn.utils.clip_grad_value_(self.parameters, recipe.optimizer.gradient_clip)
         self.optimizer.step()
         self.average.update(self.model)
@@ -221,7 +244,7 @@ class _Run:
         state = self.progress
         record = {
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": f"{self.data.name}, split {self.recipe.data.train_split}, {len(self.loader.crystals)} crystals",
+            "data": f"{self.data.name}, {self._split()}{len(self.loader.crystals)} crystals",
             "crystals_seen": state.crystals,
             "epochs": round(state.crystals / len(self.loader.crystals), 2),
             "steps": state.step,
@@ -235,6 +258,9 @@ class _Run:
         model.load_state_dict(self.model.state_dict())
         self.average.copy_to(model)
         return model.eval()
+
+    def _split(self) -> str:
+        return f"split {self.recipe.data.train_split}, " if SPLIT in self.loader.crystals.columns else ""
 
     def _validate(self, log: RunLog, bar: TrainingProgress) -> None:
         state, recipe = self.progress, self.recipe
@@ -268,17 +294,27 @@ class _Run:
             "process": self.recipe.process.__dict__,
         }
         save_checkpoint(self.out, state.step, Checkpoint(tensors, counters))
+        self._saved_step = state.step
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint's state.
 
         Raises:
-            InputError: it belongs to another network or process.
+            InputError: it belongs to another network or process, or lacks something.
 
         """
+        try:
+            self._restore(checkpoint)
+        except InputError:
+            raise
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{self.out}: its checkpoint does not fit this recipe ({reason})") from None
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
         for section in ("network", "process"):
-            if saved[section] != getattr(self.recipe, section).__dict__:
+            if not same_settings(saved[section], getattr(self.recipe, section)):
                 raise InputError(f"{self.out}: its checkpoint was trained with another {section} than this recipe's")
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -297,3 +333,4 @@ class _Run:
         self.loader.load_state_dict(saved["loader"])
         for name in ("step", "crystals", "seconds", "best_match_rate", "validated_at"):
             setattr(self.progress, name, saved[name])
+        self._saved_step = self.progress.step

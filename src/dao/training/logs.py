@@ -14,25 +14,31 @@ from torch import Tensor
 from dao.errors import InputError
 
 
+def check_tensorboard() -> None:
+    """Refuse to log to TensorBoard where it is not installed.
+
+    Raises:
+        InputError: says how to install it.
+
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise InputError("record.tensorboard needs TensorBoard: pip install 'dao-crystal[train]'") from None
+
+
 class RunLog:
     """``log.csv`` and ``validation.csv`` of a run; lines past the step resumed from are dropped first."""
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
-        """Open the logs of a run that stands at ``step``.
-
-        Raises:
-            InputError: TensorBoard is wanted but not installed.
-
-        """
+        """Open the logs of a run that stands at ``step``; for ``tensorboard`` see :func:`check_tensorboard`."""
         self.folder = folder
         for name in ("log.csv", "validation.csv"):
             _truncate(folder / name, step)
         self._writer: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise InputError("record.tensorboard needs TensorBoard: pip install 'dao-crystal[train]'") from None
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def training(self, step: int, crystals: int, seconds: float, figures: dict[str, float]) -> None:
@@ -80,7 +86,9 @@ def _truncate(path: Path, step: int) -> None:
     if not kept:
         path.unlink()
     else:
-        path.write_text("".join([lines[0], *kept]), encoding="utf-8")
+        part = path.with_name(f".{path.name}.part")
+        part.write_text("".join([lines[0], *kept]), encoding="utf-8")
+        part.replace(path)
 
 
 class TrainingProgress:

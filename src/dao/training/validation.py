@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from dao.crystal import Crystal
-from dao.data.store import read_packed
+from dao.data.training_set import load_packed
+from dao.errors import InputError
 from dao.evaluation.matching import rms_distances
 from dao.models import Generator
 from dao.sampling import SampleRequest, sample
@@ -34,10 +35,28 @@ class ValidationResult:
 
 @cache
 def validation_crystals(path: Path, split: str, max_atoms: int, count: int, seed: int) -> tuple[Crystal, ...]:
-    """The fixed random subset of a split (all of it where it has no more than ``count``)."""
-    packed = read_packed(path, split=split, max_atoms=max_atoms)
+    """The fixed random subset of a split (all of it where it has no more than ``count``).
+
+    Raises:
+        InputError: the source cannot be read, or has no such split.
+
+    """
+    packed = load_packed(path, split=split, max_atoms=max_atoms)
     chosen = torch.randperm(len(packed), generator=torch.Generator().manual_seed(seed))[:count].sort().values
     return tuple(packed.crystal(int(i)) for i in chosen)
+
+
+def fixed_subset(path: Path, data: DataRecipe, recipe: ValidationRecipe) -> tuple[Crystal, ...]:
+    """The crystals that a recipe validates on.
+
+    Raises:
+        InputError: there are none; says how to train without.
+
+    """
+    try:
+        return validation_crystals(path, data.validation_split, data.max_atoms, recipe.crystals, recipe.seed)
+    except InputError as error:
+        raise InputError(f"nothing to validate on (--set validation.crystals=0 trains without): {error}") from None
 
 
 def validate(
@@ -48,7 +67,7 @@ def validate(
     settings: SamplerSettings | None = None,
 ) -> ValidationResult:
     """One sample for each crystal of the fixed subset, matched against the truth."""
-    crystals = validation_crystals(path, data.validation_split, data.max_atoms, recipe.crystals, recipe.seed)
+    crystals = fixed_subset(path, data, recipe)
     return match_first(model, crystals, seed=recipe.seed, settings=settings)
 
 
