@@ -11,6 +11,7 @@ from torch import Tensor
 from toys import tiny_generator
 
 import dao.sampling
+from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.models import Generator
 from dao.processes.config import SamplerSettings
@@ -46,6 +47,12 @@ VARIANTS: list[tuple[Method, Lattice]] = [
 ]
 
 
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is finite counts as a crystal: untrained networks make few that are."""
+    monkeypatch.setattr(Crystal, "validate", lambda *_: None)
+
+
 def build(method: Method, lattice: Lattice, *, space_groups: bool) -> Generator:
     settings = SamplerSettings(steps=3, method=method, coordinate_velocity_scale=2.0)
     kind: Literal["flow", "diffusion"] = "diffusion" if method == "predictor-corrector" else "flow"
@@ -73,13 +80,14 @@ def largest_difference(first: dict[SampleRequest, Sample], second: dict[SampleRe
     return largest
 
 
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("space_groups", [False, True])
 @pytest.mark.parametrize(("method", "lattice"), VARIANTS)
 def test_independent_of_batch_size_order_and_company(method: Method, lattice: Lattice, *, space_groups: bool) -> None:
     model = build(method, lattice, space_groups=space_groups).double()
     together = generate(model, REQUESTS, seed=3, batch_size=64)
     assert together.keys() == set(REQUESTS)
-    assert any(one.crystal is not None for one in together.values())
+    assert all(one.crystal is not None for one in together.values())
     for batch_size in (1, 7, None):
         assert largest_difference(together, generate(model, REQUESTS, seed=3, batch_size=batch_size)) < 1e-9
     assert largest_difference(together, generate(model, REQUESTS[::-1], seed=3, batch_size=4)) < 1e-9
@@ -87,6 +95,7 @@ def test_independent_of_batch_size_order_and_company(method: Method, lattice: La
     assert largest_difference(together, generate(model, REQUESTS[5:7], seed=3)) < 1e-9
 
 
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize(("method", "lattice"), VARIANTS[::2])
 def test_float32_rounds_only(method: Method, lattice: Lattice) -> None:
     model = build(method, lattice, space_groups=True)
@@ -94,14 +103,12 @@ def test_float32_rounds_only(method: Method, lattice: Lattice) -> None:
     assert largest_difference(together, generate(model, REQUESTS, seed=3, batch_size=1)) < 1e-3
 
 
+@pytest.mark.usefixtures("lenient")
 def test_seed_and_index_decide() -> None:
     model = build("euler", "log_metric", space_groups=True)
     first, again, other = (generate(model, REQUESTS, seed=seed) for seed in (0, 0, 1))
     assert largest_difference(first, again) == 0.0
-    for request in REQUESTS:
-        one, another = first[request].crystal, other[request].crystal
-        if one is not None and another is not None:
-            assert np.abs(one.lattice - another.lattice).max() > 1e-3
+    assert all(largest_difference({request: first[request]}, other) > 1e-3 for request in REQUESTS)
     lattices = [
         one.crystal.lattice for request, one in first.items() if one.crystal and len(request.atomic_numbers) < 3
     ]
@@ -165,6 +172,7 @@ def test_space_groups_asked_for_are_given_to_the_network(monkeypatch: pytest.Mon
         assert 1 <= groups[1] <= 230
 
 
+@pytest.mark.usefixtures("lenient")
 def test_space_groups_asked_for_change_the_crystal() -> None:
     model = build("euler", "log_metric", space_groups=True)
     one, other = (generate(model, [replace(REQUESTS[0], space_group=group)]) for group in (225, 2))
@@ -223,6 +231,7 @@ def test_the_default_sampler_is_filled_in() -> None:
     assert check_settings(tiny_generator("diffusion"), SamplerSettings(steps=2)).method == "predictor-corrector"
 
 
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("lattice", ["log_metric", "matrix"])
 @pytest.mark.parametrize("poison", [float("nan"), 1e30, -1e30, float("inf")])
 def test_collapsed_samples_fail_alone(lattice: Lattice, poison: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,10 +250,10 @@ def test_collapsed_samples_fail_alone(lattice: Lattice, poison: float, monkeypat
     assert failed.failure
     assert "\n" not in failed.failure
     assert failed.attempts == 2
-    firsts = {request: one for request, one in sound.items() if one.crystal is not None and request in broken}
-    assert largest_difference(firsts, broken) < 1e-4
+    assert largest_difference(sound, broken) < 1e-4
 
 
+@pytest.mark.usefixtures("lenient")
 def test_a_failed_walk_starts_again_from_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("euler", "log_metric", space_groups=False)
     attempts: list[tuple[int, int]] = []

@@ -336,7 +336,7 @@ def fixed_crystal(process: Diffusion, clean: State) -> Denoiser:
 
 @pytest.mark.parametrize("lattice", ["matrix", "log_metric"])
 @pytest.mark.parametrize("settings", [CODE, PAPER], ids=["corrector first", "predictor first"])
-@pytest.mark.parametrize("steps", [5, 50, 1000])
+@pytest.mark.parametrize("steps", [5, 1000])
 def test_a_fixed_crystal_is_recovered(lattice: str, settings: SamplerSettings, steps: int, noise: Noise) -> None:
     process = diffusion(lattice)
     clean, _, mask = crystal(8, process.representation.dimension)
