@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dao.errors import InputError
-from dao.training import checkpoint as module
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -45,7 +46,7 @@ class KilledError(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", range(8))
+@pytest.mark.parametrize("after", range(9))
 def test_a_kill_at_any_time_leaves_one_that_loads(tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, 5, some(5))
     calls = 0
@@ -62,11 +63,11 @@ def test_a_kill_at_any_time_leaves_one_that_loads(tmp_path: Path, after: int, mo
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "save_file", deadly(module.save_file))
+        patched.setattr("dao.training.checkpoint.save_file", deadly(save_file))
         patched.setattr(Path, "write_text", deadly(Path.write_text))
         patched.setattr(os, "fsync", deadly(os.fsync))
         patched.setattr(Path, "replace", deadly(Path.replace))
-        patched.setattr(module.shutil, "rmtree", deadly(module.shutil.rmtree))
+        patched.setattr(shutil, "rmtree", deadly(shutil.rmtree))
         with pytest.raises(KilledError):
             save_checkpoint(tmp_path, 6, some(6))
     found = latest_checkpoint(tmp_path)
@@ -78,7 +79,7 @@ def test_a_kill_at_any_time_leaves_one_that_loads(tmp_path: Path, after: int, mo
 
 def test_one_that_exists_is_never_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, 5, some(5))
-    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: pytest.fail("removed"))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: pytest.fail("removed"))
     assert save_checkpoint(tmp_path, 5, some(5)) == tmp_path / "checkpoint-000000005"
 
 

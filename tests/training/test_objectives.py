@@ -86,7 +86,7 @@ def test_models_without_space_groups_see_none(monkeypatch: pytest.MonkeyPatch) -
 def test_gradients_of_parts_add_up_to_the_whole(
     kind: Literal["flow", "diffusion"], lattice: Literal["log_metric", "matrix"]
 ) -> None:
-    """What accumulation rests on; the space group's mean is over a number of crystals that differs from part to part."""
+    """What accumulation rests on; a space group's mean is over the crystals it is hidden of, which differ in number."""
     model = tiny_generator(kind, lattice, space_groups=False).double()
     indices = torch.arange(24)
     generator_objective(model, batch_of(indices), RowNoise(24, slice(None))).total.backward()

@@ -47,9 +47,10 @@ def load_packed(
 
     """
     if path.suffix.lower() == ".parquet" and not path.is_dir():
-        has_split = split is not None and SPLIT in column_names(path)
+        has_split = SPLIT in column_names(path)
         keep = split if has_split or not split_optional else None
-        packed, reasons = read_packed(path, split=keep, max_atoms=max_atoms), _Refused(0, "")
+        columns = (SPLIT,) if has_split else ()
+        packed, reasons = read_packed(path, split=keep, columns=columns, max_atoms=max_atoms), _Refused(0, "")
     else:
         packed, reasons = _packed_source(path, _modified(path), limits)
         packed = _of_split(packed, path, split, split_optional=split_optional)

@@ -1,23 +1,16 @@
 """Crysformer: a transformer over the atoms of a crystal that sees pair geometry without building pair features.
 
-Paper section 4.2. The network is invariant to rotation and reflection of the lattice and to translation of the atoms,
-and equivariant to their order. The edge feature between atoms i and j is
+Paper section 4.2, top to bottom: invariant attention (eq. 6), gated residual (eq. 7), block (eqs. 8 and 9), trunk. The
+network is invariant to rotation and reflection of the lattice and to translation of the atoms, and equivariant to their
+order. Keys and values carry a linear map of the edge feature e_ij (eq. 5), which is never built: :mod:`dao.networks.edges`
+has the identities, so that time and memory grow as N^2 + N D^2, not as N^2 D (6F + 9). ``tests/networks/reference.py``
+is the explicit form, and equal to this one.
 
-    e_ij = LayerNorm([L L^T (9), sin 2 pi k (f_j - f_i) (3F), cos 2 pi k (f_j - f_i) (3F)]),   k = 0 .. F-1
-
-and one linear map of it, W e_ij, is added to both keys and values (eq. 6). It is never materialised: with per-atom
-s = sin 2 pi k f and c = cos 2 pi k f, sin(theta_j - theta_i) = s_j c_i - c_j s_i and cos(theta_j - theta_i) = c_j c_i +
-s_j s_i, so inner products with e_ij are inner products of a query rotated by atom i with atom j's own (s_j, c_j), and
-weighted sums over j are rotated back. The LayerNorm's mean over e_ij is such an inner product too, and its variance
-follows from sin^2 + cos^2 = 1. Time and memory grow as N^2 + N D^2, not N^2 (9 + 6F).
-``tests/networks`` holds the explicit form against this one.
-
-Shape legend: B crystals, N atoms (padded), D width, H heads, K = D / H, F frequencies, E = 9 + 6F edge features.
+Shapes: B crystals, N atoms (padded), D width, H heads, K = D / H, F frequencies, E = 9 + 6F edge features, W = 6F waves,
+C crystal features.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,45 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dao.networks.config import COUNT_FEATURES, LATTICE_FEATURES, SPACE_GROUPS, CrysformerConfig
-from dao.networks.embeddings import (
-    ELEMENT_FEATURES,
-    count_embedding,
-    element_features,
-    fourier_features,
-    sinusoidal_embedding,
-)
-
-
-@dataclass(frozen=True)
-class EdgeGeometry:
-    """What the blocks need to know of all pairs, per atom wherever possible."""
-
-    gram: Float[Tensor, "b 9"]
-    sin: Float[Tensor, "b n f"]
-    cos: Float[Tensor, "b n f"]
-    inverse_deviation: Float[Tensor, "b n n"]
-
-
-def gram_features(lattice: Float[Tensor, "b 3 3"], kind: str) -> Float[Tensor, "b 9"]:
-    """L L^T flattened: in A^2 (``raw``), or in units of V^(2/3) (``normalized``)."""
-    gram = lattice @ lattice.mT
-    if kind == "normalized":
-        gram = gram / torch.linalg.det(lattice).abs().clamp_min(1e-6)[:, None, None] ** (2.0 / 3.0)
-    return gram.flatten(1)
-
-
-def edge_geometry(
-    frac_coords: Float[Tensor, "b n 3"], gram: Float[Tensor, "b 9"], frequencies: int, epsilon: float
-) -> EdgeGeometry:
-    """Per-atom Fourier features and the LayerNorm statistics of every edge, from the identities of the module head."""
-    sin, cos = fourier_features(frac_coords, frequencies)
-    features = 9 + 2 * sin.shape[-1]
-    # sum over all sines and cosines of edge ij: the all-ones query, rotated by atom i
-    summed = (cos + sin) @ sin.mT + (cos - sin) @ cos.mT
-    mean = (summed + gram.sum(-1)[:, None, None]) / features
-    second_moment = ((gram**2).sum(-1) + sin.shape[-1]) / features
-    variance = (second_moment[:, None, None] - mean**2).clamp_min(0.0)
-    return EdgeGeometry(gram, sin, cos, (variance + epsilon).rsqrt())
+from dao.networks.edges import EdgeGeometry, edge_geometry, gram_features, wave_logits, wave_values
+from dao.networks.embeddings import ELEMENT_FEATURES, count_embedding, element_features, sinusoidal_embedding
 
 
 class InvariantAttention(nn.Module):
@@ -78,18 +34,15 @@ class InvariantAttention(nn.Module):
 
     def folded_edge_map(
         self, edge_norm: nn.LayerNorm
-    ) -> tuple[Float[Tensor, "h k 9"], Float[Tensor, "h k f"], Float[Tensor, "h k f"], Float[Tensor, " d"]]:
-        """The linear map of the raw edge features with the LayerNorm folded in: its parts for Gram, sin, cos; its bias.
+    ) -> tuple[Float[Tensor, "h k 9"], Float[Tensor, "h k w"], Float[Tensor, " d"]]:
+        """W with the LayerNorm folded in, all but its division by the deviation: for L L^T, for the waves, and a bias.
 
-        Scale and shift join the map and its bias. Taking the mean over features from e_ij is taking the mean over
-        columns from the map, so that only the division by the deviation is left to do for each pair.
+        Scale and shift of the norm join the map and its bias. To take the mean over features from every edge is to take
+        the mean over its columns from the map.
         """
         weight = self.edge.weight * edge_norm.weight
         weight = (weight - weight.mean(-1, keepdim=True)).unflatten(0, (self.heads, -1))
-        bias = self.edge.bias + self.edge.weight @ edge_norm.bias
-        waves = (weight.shape[-1] - 9) // 2
-        gram, sin, cos = weight.split([9, waves, waves], dim=-1)
-        return gram, sin, cos, bias
+        return weight[..., :9], weight[..., 9:], self.edge.bias + self.edge.weight @ edge_norm.bias
 
     def forward(
         self,
@@ -98,35 +51,24 @@ class InvariantAttention(nn.Module):
         edge_norm: nn.LayerNorm,
         key_bias: Float[Tensor, "b 1 1 n"],
     ) -> Float[Tensor, "b n d"]:
-        """Attend. ``key_bias`` is 0 for atoms and -inf for padding."""
+        """Attend. ``key_bias`` is 0 for atoms and hugely negative for padding."""
         q, k, v = self.query_key_value(nodes).unflatten(-1, (3 * self.heads, -1)).chunk(3, dim=2)  # (B, N, H, K)
-        w_gram, w_sin, w_cos, bias = self.folded_edge_map(edge_norm)
-        sin, cos = edges.sin[:, :, None], edges.cos[:, :, None]  # (B, N, 1, 3F): of the querying atom i
-        inverse_deviation = edges.inverse_deviation[:, :, None]  # (B, N, 1, N)
-        lattice = torch.einsum("hke,be->bhk", w_gram, edges.gram)[:, None]  # the part of W e_ij that all pairs share
-
         q = q * q.shape[-1] ** -0.5
-        # W^T q_i, turned by atom i, against the waves of atom j
-        a_sin, a_cos = torch.einsum("bnhk,hkf->bnhf", q, w_sin), torch.einsum("bnhk,hkf->bnhf", q, w_cos)
-        turned_sin = torch.addcmul(a_sin * cos, a_cos, sin).flatten(1, 2)
-        turned_cos = torch.addcmul(a_cos * cos, a_sin, sin, value=-1).flatten(1, 2)
-        shared = (q * lattice).sum(-1, keepdim=True).flatten(1, 2)
-        edge_logits = torch.baddbmm(torch.baddbmm(shared, turned_sin, edges.sin.mT), turned_cos, edges.cos.mT)
-        logits = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).transpose(1, 2) + key_bias  # (B, N, H, N)
-        logits = torch.addcmul(logits, edge_logits.unflatten(1, (-1, self.heads)), inverse_deviation)
-        attention = torch.softmax(logits, dim=-1)
+        w_gram, w_waves, bias = self.folded_edge_map(edge_norm)
+        w_waves, waves = w_waves.to(q.dtype), edges.waves.to(q.dtype)  # one dtype also under autocast
+        lattice = torch.einsum("hke,be->bhk", w_gram, edges.gram)[:, None]  # the part of W e_ij that all pairs share
+        inverse_deviation = edges.inverse_deviation[:, :, None]  # (B, N, 1, N)
 
-        # sum over j of a_ij W e_ij: gather the waves of all atoms j, turn them back by atom i, then apply W once
+        # <q_i, k_j + W e_ij>
+        edge_logits = wave_logits(q, w_waves, waves) + (q * lattice).sum(-1, keepdim=True)  # (B, N, H, N)
+        logits = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).transpose(1, 2) + key_bias
+        attention = torch.softmax(torch.addcmul(logits, inverse_deviation, edge_logits), dim=-1)
+
+        # sum over j of a_ij (v_j + W e_ij)
         scaled = attention * inverse_deviation
-        gathered_sin = (scaled.flatten(1, 2) @ edges.sin).unflatten(1, (-1, self.heads))
-        gathered_cos = (scaled.flatten(1, 2) @ edges.cos).unflatten(1, (-1, self.heads))
-        turned_sin = torch.addcmul(gathered_sin * cos, gathered_cos, sin, value=-1)
-        turned_cos = torch.addcmul(gathered_cos * cos, gathered_sin, sin)
         values = (attention.transpose(1, 2) @ v.transpose(1, 2)).transpose(1, 2)
-        values = torch.addcmul(values, scaled.sum(-1, keepdim=True), lattice)
-        values = values + torch.einsum("bnhf,hkf->bnhk", turned_sin, w_sin)
-        values = values + torch.einsum("bnhf,hkf->bnhk", turned_cos, w_cos)
-        return self.output(values.flatten(2) + bias)
+        edge_values = wave_values(scaled.to(q.dtype), w_waves, waves) + scaled.sum(-1, keepdim=True) * lattice
+        return self.output((values + edge_values).flatten(2) + bias)
 
 
 class GatedResidual(nn.Module):
@@ -233,8 +175,8 @@ class Crysformer(nn.Module):
             space_group: number 1-230 or 0 = unknown (the default); ignored by networks that do not condition on it.
 
         """
-        gram = gram_features(lattice, self.config.gram)
         with torch.autocast(frac_coords.device.type, enabled=False):
+            gram = gram_features(lattice, self.config.gram)
             edges = edge_geometry(frac_coords, gram, self.config.frequencies, self.edge_norm.eps)
         key_bias = torch.zeros_like(mask, dtype=frac_coords.dtype).masked_fill(~mask, -torch.inf)[:, None, None]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+@final
 class SamplingProgress:
     """A bar that counts finished samples."""
 
@@ -29,7 +30,7 @@ class SamplingProgress:
         """Count ``count`` more."""
         self._bar.advance(self._task, count)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SamplingProgress:
         """Start showing."""
         self._bar.start()
         return self

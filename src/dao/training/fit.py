@@ -26,7 +26,6 @@ from dao.data.training_set import load_packed
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator, GeneratorConfig
-from dao.sampling import check_settings
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
@@ -105,8 +104,8 @@ def train(
         note: told, in one line each, what happens out of the ordinary: going on, finished, crystals left out.
 
     Raises:
-        InputError: missing or unfit data, no such device, a sampler that does not fit the process, a run folder in use
-            by another recipe, or a broken checkpoint. Nothing has been written by then.
+        InputError: missing or unfit data, no such device, a run folder in use by another recipe, or a broken
+            checkpoint. Nothing has been written by then.
 
     """
     tell = note or _keep_silent
@@ -158,7 +157,6 @@ class _Run:
             cells=cell_frequencies(training_set),
         )
         self.model = Generator(config)
-        check_settings(self.model, recipe.sampler)
         self.model.process.representation.fit(training_set.lattice, training_set.element_counts())
         self.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

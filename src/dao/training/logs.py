@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +27,7 @@ def check_tensorboard() -> None:
         raise InputError("record.tensorboard needs TensorBoard: pip install 'dao-crystal[train]'") from None
 
 
+@final
 class RunLog:
     """``log.csv`` and ``validation.csv`` of a run; lines past the step resumed from are dropped first."""
 
@@ -64,7 +65,7 @@ class RunLog:
             for key, value in figures.items():
                 self._writer.add_scalar(f"{name.removesuffix('.csv')}/{key}", value, step)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RunLog:
         """Use as a context."""
         return self
 
@@ -91,6 +92,7 @@ def _truncate(path: Path, step: int) -> None:
         part.replace(path)
 
 
+@final
 class TrainingProgress:
     """Progress bar on stderr: loss, crystals/s and time left."""
 
@@ -120,7 +122,7 @@ class TrainingProgress:
         """Show a remark behind the bar."""
         self._bar.update(self._task, note=text)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TrainingProgress:
         """Start showing."""
         self._bar.start()
         return self

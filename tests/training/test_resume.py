@@ -1,0 +1,128 @@
+"""``kill -9`` during ``dao train``, then the same command again: nothing may tell the result from an unbroken run's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import tiny_recipe, write_toml
+
+import dao.training.fit
+from dao.cli import main
+from dao.recipes.schema import Recipe
+from dao.training.fit import train
+
+STEPS = 40
+
+
+def recipe() -> dict[str, Any]:
+    return tiny_recipe(
+        crystals=STEPS * 16,
+        validation={"crystals": 2, "every": 160},
+        record={"checkpoint_seconds": 0.0, "log_steps": 1},
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, toy_file: Path) -> Path:
+    out = tmp_path_factory.mktemp("unbroken")
+    train(Recipe.model_validate(recipe()), out=out, data=toy_file, device="cpu", progress=False)
+    return out
+
+
+def figures(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+    for name in ("log.csv", "validation.csv"):
+        assert figures(one / name) == figures(other / name)
+    assert [int(row["step"]) for row in figures(one / "log.csv")] == list(range(1, STEPS + 1))
+    assert [int(row["step"]) for row in figures(one / "validation.csv")] == [10, 20, 30, 40]
+    tensors = f"checkpoint-{STEPS:09d}/tensors.safetensors"
+    for name in ("last/model.safetensors", "best/model.safetensors", tensors):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    records = [json.loads((folder / "last" / "config.json").read_text())["training"] for folder in (one, other)]
+    for record in records:
+        record.pop("hours")
+    assert records[0] == records[1]
+
+
+@pytest.mark.skipif("sys.platform == 'win32'")
+def test_a_killed_command_goes_on(
+    tmp_path: Path, toy_file: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_toml(tmp_path / "tiny.toml", recipe()), tmp_path / "run"
+    arguments = ["train", str(path), "--data", str(toy_file), "--out", str(out), "--device", "cpu"]
+    command = [sys.executable, "-m", "dao", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 100
+            while not (out / "log.csv").exists() or (out / "log.csv").read_bytes().count(b"\n") < 14:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    # what a kill in the middle of writing leaves
+    with (out / "log.csv").open("a") as stream:
+        stream.write("999,15984,1.0,0.5")
+    (out / "checkpoint-000000999.part").mkdir()
+
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (first, *_) = done.stderr.splitlines()
+    assert first.startswith(f"{out}: goes on from step ")
+    assert first.endswith(f" of {STEPS}")
+    assert_same_run(unbroken, out)
+
+    assert main(arguments) == 0
+    finished = f"{out}: this training is finished; its weights are {out / 'best'} and {out / 'last'}\n"
+    assert capsys.readouterr() == ("", finished)
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stopped_again_and_again(
+    tmp_path: Path, toy_file: Path, unbroken: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anywhere, and with rare checkpoints: what was done since the last one is done again."""
+    draw = np.random.default_rng(seed)
+    original = dao.training.fit._Run._step
+    left = 0
+
+    def step(self: dao.training.fit._Run) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KilledError
+        return original(self)
+
+    save = dao.training.fit._Run._checkpoint
+    monkeypatch.setattr(dao.training.fit._Run, "_step", step)
+    monkeypatch.setattr(
+        dao.training.fit._Run, "_checkpoint", lambda self: save(self) if self.progress.step % 4 == 0 else None
+    )
+    for _ in range(30):
+        left = int(draw.integers(3, 16))
+        try:
+            train(Recipe.model_validate(recipe()), out=tmp_path, data=toy_file, device="cpu", progress=False)
+        except KilledError:
+            continue
+        break
+    else:
+        pytest.fail("never finished")
+    assert_same_run(unbroken, tmp_path)
