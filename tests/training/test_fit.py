@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from toys import listing, tiny_recipe, toy_crystals, write_parquet
 
 import dao.training.fit
+from dao.crystal import Crystal
 from dao.data.training_set import load_packed
 from dao.errors import InputError
 from dao.models import Generator, read_generator_config
@@ -79,7 +80,12 @@ def test_warm_up_and_ends(schedule: str) -> None:
     assert learning_rate_factor(settings(schedule=schedule, warmup_steps=200), 99, 100) == 0.5
 
 
-def test_a_run_leaves_what_it_promises(fit: Fit) -> None:
+def load_crystals(path: Path, split: str) -> list[Crystal]:
+    packed = load_packed(path, split=split)
+    return [packed.crystal(i) for i in range(len(packed))]
+
+
+def test_a_run_leaves_what_it_promises(fit: Fit, toy_file: Path) -> None:
     out = fit(crystals=160)
     assert sorted(path.name for path in out.iterdir()) == [
         "best",
@@ -98,7 +104,8 @@ def test_a_run_leaves_what_it_promises(fit: Fit) -> None:
     assert record["recipe"] == json.loads(json.dumps(recipe(crystals=160).model_dump(mode="json")))
     assert (record["steps"], record["crystals_seen"]) == (10, 160)
     assert record["data"] == "toys.parquet, split train, 40 crystals"
-    assert read_generator_config(out / "last").cells["2"] == {"1": 28}
+    pairs = [crystal for crystal in load_crystals(toy_file, "train") if crystal.num_atoms == 2]
+    assert read_generator_config(out / "last").cells["2"] == {"1": len(pairs)}
 
 
 def test_it_learns(fit: Fit) -> None:

@@ -42,7 +42,8 @@ class InvariantAttention(nn.Module):
         """
         weight = self.edge.weight * edge_norm.weight
         weight = (weight - weight.mean(-1, keepdim=True)).unflatten(0, (self.heads, -1))
-        return weight[..., :9], weight[..., 9:], self.edge.bias + self.edge.weight @ edge_norm.bias
+        gram, sines_cosines = weight[..., :9], weight[..., 9:].unflatten(-1, (2, -1))
+        return gram, sines_cosines.flip(-2).mT.flatten(-2), self.edge.bias + self.edge.weight @ edge_norm.bias
 
     def forward(
         self,

@@ -9,16 +9,16 @@ LayerNorm and the linear map W that follows it split into three parts, none of w
 - **Mean.** W (r_ij - mean_ij) = W' r_ij, where W' is W less the mean of its columns (:class:`InvariantAttention`).
 - **Deviation.** The variance is (|L L^T|^2 + 3F) / (9 + 6F) - mean_ij^2, because sin^2 + cos^2 = 1, and the sum over
   r_ij that gives the mean is an inner product of per-atom numbers: one N x N map for all heads and blocks.
-- **Waves.** With s = sin 2 pi k f and c = cos 2 pi k f of each atom, the waves of a pair are
+- **Waves.** With z_j = exp(2 pi i k f_j), 3F complex numbers an atom, the waves of a pair are the real and imaginary parts
+  of phi_ij = z_j conj(z_i). Attention uses them in two ways, which are derivatives of one trilinear form,
 
-      phi_ij = [s_j c_i - c_j s_i, c_j c_i + s_j s_i],
+      T = sum over i, j, h of p_ihj x_ih . W_h phi_ij = sum over i, j, h of p_ihj <u_ih z_i, z_j>,   u_ih = W_h^T x_ih,
 
-  the waves of atom j turned back by the phases of atom i. Attention uses them in two ways, which are derivatives of one
-  trilinear form, T = sum over i, j, h of p_ihj x_ih . W_h phi_ij: with respect to p (logits: x are queries) and with
-  respect to x (values: p are attention weights). Turning W_h^T x_ih forwards, or the gathered sum_j p_ihj (s_j, c_j)
-  back, by atom i's phases replaces N^2 products with W by N.
+  with respect to p (logits: x are queries) and with respect to x (values: p are attention weights). Turning u_ih by the
+  phases of atom i, or turning sum_j p_ihj z_j back by them, takes N products with W in place of N^2.
 
-Shapes: B crystals, N atoms (padded), H heads, K width of a head, F frequencies, E = 9 + 6F edge features, W = 6F waves.
+Shapes: B crystals, N atoms (padded), H heads, K width of a head, F frequencies, E = 9 + 6F edge features, W = 6F waves
+(complex numbers as adjacent pairs: cos, sin).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EdgeGeometry:
     gram: Float[Tensor, "b 9"]
     """L L^T."""
     waves: Float[Tensor, "b n w"]
-    """Sines, then cosines, of 2 pi k f of each atom."""
+    """z = exp(2 pi i k f) of each atom as pairs (cos, sin)."""
     inverse_deviation: Float[Tensor, "b n n"]
     """1 / standard deviation over the features of each raw edge."""
 
@@ -60,9 +60,10 @@ def edge_geometry(
     """Waves of every atom, and the LayerNorm's statistics of every edge by the identities above."""
     sin, cos = fourier_features(frac_coords, frequencies)
     features = gram.shape[-1] + 2 * sin.shape[-1]
-    waves = torch.cat([sin, cos], dim=-1)
-    # sum over the waves of pair ij: all ones, turned by atom i, against the waves of atom j
-    summed = torch.cat([cos + sin, cos - sin], dim=-1) @ waves.mT
+    waves = torch.stack([cos, sin], dim=-1).flatten(-2)
+    # the sum over the waves of pair ij: all ones, turned by atom i, against the waves of atom j
+    ones = torch.ones_like(waves)
+    summed = _complex_product(ones, waves) @ waves.mT
     mean = (summed + gram.sum(-1)[:, None, None]) / features
     mean_square = ((gram**2).sum(-1) + sin.shape[-1]) / features
     # never near zero: k = 0 gives each edge three sines of 0 and three cosines of 1
@@ -87,7 +88,7 @@ def wave_values(
 
 
 class _WaveLogits(torch.autograd.Function):
-    """dT / dp. Keeps its arguments only: autograd would keep H 6F numbers an atom and block."""
+    """dT / dp. Keeps its arguments only: autograd would keep 6F H numbers an atom and block."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, waves: Tensor) -> Tensor:
@@ -98,9 +99,9 @@ class _WaveLogits(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, waves = ctx.saved_tensors
         gathered = _gather(grad, waves)
-        back = _turn(gathered, waves, -1)
+        turned = _turn(gathered, waves, back=True)
         grad_waves = _waves_gradient(grad, _to_waves(x, weight), gathered, waves) if ctx.needs_input_grad[2] else None
-        return _from_waves(back, weight), _weight_gradient(x, back), grad_waves
+        return _from_waves(turned, weight), _weight_gradient(x, turned), grad_waves
 
 
 class _WaveValues(torch.autograd.Function):
@@ -109,7 +110,7 @@ class _WaveValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, p: Tensor, weight: Tensor, waves: Tensor) -> Tensor:
         ctx.save_for_backward(p, weight, waves)
-        return _from_waves(_turn(_gather(p, waves), waves, -1), weight)
+        return _from_waves(_turn(_gather(p, waves), waves, back=True), weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -117,13 +118,18 @@ class _WaveValues(torch.autograd.Function):
         spread = _to_waves(grad, weight)
         grad_p = _against_waves(_turn(spread, waves), waves)
         gathered = _gather(p, waves)
-        grad_weight = _weight_gradient(grad, _turn(gathered, waves, -1))
+        grad_weight = _weight_gradient(grad, _turn(gathered, waves, back=True))
         return grad_p, grad_weight, _waves_gradient(p, spread, gathered, waves) if ctx.needs_input_grad[2] else None
 
 
 def _to_waves(x: Tensor, weight: Tensor) -> Tensor:
-    """W_h^T x_ih: (B, N, H, K) -> (B, N, H, W)."""
-    return torch.einsum("bnhk,hkw->bnhw", x, weight)
+    """u_ih = W_h^T x_ih: (B, N, H, K) -> (B, N, H, W)."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.einsum("bnhk,hkw->bnhw", x, weight)
+    # the same product, written where the next one reads it without a copy
+    u = x.new_empty(*x.shape[:3], weight.shape[-1])
+    torch.bmm(x.flatten(0, 1).transpose(0, 1), weight, out=u.flatten(0, 1).transpose(0, 1))
+    return u
 
 
 def _from_waves(t: Tensor, weight: Tensor) -> Tensor:
@@ -137,34 +143,34 @@ def _weight_gradient(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _against_waves(t: Tensor, waves: Tensor) -> Tensor:
-    """t_ih . (s_j, c_j), heads in the rows of one product: (B, N, H, W) -> (B, N, H, N)."""
+    """t_ih . z_j, heads in the rows of one product: (B, N, H, W) -> (B, N, H, N)."""
     return (t.flatten(1, 2) @ waves.mT).unflatten(1, t.shape[1:3])
 
 
 def _gather(p: Tensor, waves: Tensor) -> Tensor:
-    """Sum over j of p_ihj (s_j, c_j): (B, N, H, N) -> (B, N, H, W)."""
+    """Sum over j of p_ihj z_j: (B, N, H, N) -> (B, N, H, W)."""
     return (p.flatten(1, 2) @ waves).unflatten(1, p.shape[1:3])
 
 
-def _turn(t: Tensor, waves: Tensor, direction: int = 1) -> Tensor:
-    """Turn (B, N, H, W) by the phases of each atom: forwards, or with ``direction`` -1 back."""
-    t_sin, t_cos = t.chunk(2, dim=-1)
-    sin, cos = waves[:, :, None].chunk(2, dim=-1)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return torch.cat([t_sin * cos + direction * t_cos * sin, t_cos * cos - direction * t_sin * sin], dim=-1)
-    # the same, three times fewer passes over the largest tensors of the network
-    turned = torch.empty(t.shape, dtype=t.dtype, device=t.device)
-    turned_sin, turned_cos = turned.chunk(2, dim=-1)
-    torch.mul(t_sin, cos, out=turned_sin).addcmul_(t_cos, sin, value=direction)
-    torch.mul(t_cos, cos, out=turned_cos).addcmul_(t_sin, sin, value=-direction)
-    return turned
+def _turn(t: Tensor, waves: Tensor, *, back: bool = False) -> Tensor:
+    """t_ih z_i, or with ``back`` t_ih times the conjugate of z_i: (B, N, H, W)."""
+    return _complex_product(t, waves[:, :, None], conjugate=back)
 
 
-def _waves_gradient(p: Tensor, spread: Tensor, gathered: Tensor, waves: Tensor) -> Tensor:
-    """dT / dwaves of ``spread`` = W^T x and ``gathered`` = sum_j p_ihj (s_j, c_j): as atom j, and as atom i."""
-    as_j = p.flatten(1, 2).mT @ _turn(spread, waves).flatten(1, 2)
-    spread_sin, spread_cos = spread.chunk(2, dim=-1)
-    gathered_sin, gathered_cos = gathered.chunk(2, dim=-1)
-    by_sin = (spread_cos * gathered_sin - spread_sin * gathered_cos).sum(2)
-    by_cos = (spread_sin * gathered_sin + spread_cos * gathered_cos).sum(2)
-    return as_j + torch.cat([by_sin, by_cos], dim=-1)
+def _complex_product(a: Tensor, b: Tensor, *, conjugate: bool = False) -> Tensor:
+    """Product of complex numbers, pairs in the last axis, with ``b`` or its conjugate."""
+    a, b = a.unflatten(-1, (-1, 2)), b.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # which fuses this, and does not know complex numbers
+        (x, y), (c, s) = a.unbind(-1), b.unbind(-1)
+        s = -s if conjugate else s
+        return torch.stack([x * c - y * s, x * s + y * c], dim=-1).flatten(-2)
+    exact = torch.promote_types(a.dtype, torch.float32)  # there are no complex numbers of 16 bits
+    factor = torch.view_as_complex(b.to(exact))
+    product = torch.view_as_complex(a.to(exact)) * (factor.conj() if conjugate else factor)
+    return torch.view_as_real(product).to(a.dtype).flatten(-2)
+
+
+def _waves_gradient(p: Tensor, u: Tensor, gathered: Tensor, waves: Tensor) -> Tensor:
+    """dT / dz: of z_j, sum over i and h of p_ihj u_ih z_i; of z_i, sum over h of conj(u_ih) times what i gathered."""
+    as_j = p.flatten(1, 2).mT @ _turn(u, waves).flatten(1, 2)
+    return as_j + _complex_product(gathered, u, conjugate=True).sum(2)

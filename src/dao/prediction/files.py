@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -167,13 +168,16 @@ def _cif(candidate: Candidate) -> str:
     from pymatgen.io.cif import CifWriter
     from pymatgen.symmetry.analyzer import SymmetryUndeterminedError
 
-    if candidate.symprec is not None:
-        try:
-            # the cell is symmetrised already: a tight tolerance only writes its symmetry down
-            return str(CifWriter(candidate.structure, symprec=1e-3))
-        except SymmetryUndeterminedError:
-            pass
-    return str(CifWriter(candidate.structure))
+    with warnings.catch_warnings():
+        # of elements without an electronegativity, and of spglib's interface
+        warnings.simplefilter("ignore")
+        if candidate.symprec is not None:
+            try:
+                # the cell is symmetrised already: a tight tolerance only writes its symmetry down
+                return str(CifWriter(candidate.structure, symprec=1e-3))
+            except SymmetryUndeterminedError:
+                pass
+        return str(CifWriter(candidate.structure))
 
 
 def _file_name(symbol: str) -> str:
