@@ -2,9 +2,8 @@
 
 Run: python benchmarks/validation_match_rate.py --weights nano --crystals 1000 --samples 20 [--seed 0] [--part 0/2]
 
-Sample i of a composition is compared with every crystal of that composition; "first try" is sample 0 (or 1, 2, ... where
-the subset holds several crystals of one composition, so that no sample is counted for two of them). Parts share the work
-among processes: each prints its own counts, and counts add up.
+Every crystal has samples of its own, also where the subset holds several of one composition (samples 0-19, 20-39, ...);
+its first try is the first of them. Parts share the work among processes: each prints its counts, and counts add up.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class Limits:
         max_volume_per_atom: A^3.
         min_height: smallest distance in A between opposite faces of the cell; thin or sheared cells blow up any sum
             over periodic images.
-        max_aspect: longest lattice vector over the smallest such height. Niggli cells of the Materials Project (up to 52
-            atoms) reach 35; for needles beyond, pymatgen's matcher takes gigabytes.
+        max_aspect: longest lattice vector over the smallest such height. Niggli cells of the Materials Project (up to
+            52 atoms) reach 35; for needles beyond, pymatgen's matcher takes gigabytes.
         min_distance: smallest distance in A between two atoms, or an atom and its own periodic image.
 
     """

@@ -18,6 +18,7 @@ from toys import listing, tiny_generator
 import dao
 from dao.crystal import Crystal
 from dao.errors import InputError
+from dao.prediction import pipeline
 from dao.prediction.composition import Composition, parse_formula
 from dao.prediction.pipeline import PredictionRun, allocate, predict, predict_to_folder
 from dao.processes.config import SamplerSettings
@@ -61,6 +62,15 @@ def test_allocation_follows_the_training_set() -> None:
     # no such formulas in the training set
     assert allocate(20, (1, 2, 3, 4), 7, {}) == {1: 5, 2: 5, 3: 5, 4: 5}
     assert allocate(2, (1, 2, 3, 4), 5, {"5": {"4": 10, "2": 5}}) == {4: 1, 2: 1}
+
+
+def test_allocation_of_formulas_that_are_not_divided(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training set's table counts NaO units, of which Na2O2 is two."""
+    assert allocate(10, (1, 2), 4, {"2": {"1": 500, "2": 89, "4": 9}}, multiple=2) == {1: 9, 2: 1}
+    model = pipeline.load_generator(weights, "cpu")
+    monkeypatch.setitem(model.config.cells, "2", {"2": 89, "4": 9})
+    plan = pipeline._plan(model, parse_formula("Na2O2"), (1, 2), 10)
+    assert sorted(len(request.atomic_numbers) for request in plan) == [4] * 9 + [8]
 
 
 def run(targets: dict[Composition, tuple[int, ...]], out: Path, weights: Path, **options: Any) -> PredictionRun:

@@ -2,12 +2,12 @@
 
 Paper section 4.2, top to bottom: invariant attention (eq. 6), gated residual (eq. 7), block (eqs. 8 and 9), trunk. The
 network is invariant to rotation and reflection of the lattice and to translation of the atoms, and equivariant to their
-order. Keys and values carry a linear map of the edge feature e_ij (eq. 5), which is never built: :mod:`dao.networks.edges`
-has the identities, so that time and memory grow as N^2 + N D^2, not as N^2 D (6F + 9). ``tests/networks/reference.py``
-is the explicit form, and equal to this one.
+order. Keys and values carry a linear map of the edge feature e_ij (eq. 5), which is never built:
+:mod:`dao.networks.edges` has the identities, so that time and memory grow as N^2 + N D^2, not as
+N^2 D (6F + 9). ``tests/crysformer_reference.py`` is the explicit form, and equal to this one.
 
-Shapes: B crystals, N atoms (padded), D width, H heads, K = D / H, F frequencies, E = 9 + 6F edge features, W = 6F waves,
-C crystal features.
+Shapes: B crystals, N atoms (padded), D width, H heads, K = D / H, F frequencies, E = 9 + 6F edge features,
+W = 6F waves, C crystal features.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Crysformer(nn.Module):
         nodes = self.atom_and_time(torch.cat([atoms, time_features[:, None].expand(-1, atoms.shape[1], -1)], dim=-1))
         condition = None
         if self.condition is not None:
-            counts = count_embedding(mask.sum(1), COUNT_FEATURES).to(frac_coords.dtype)
+            counts = count_embedding(mask.sum(1), COUNT_FEATURES, frac_coords.dtype)
             condition = self.condition(torch.cat([time_features, lattice_features, counts], dim=-1))
             if self.space_group is not None:
                 known = torch.zeros_like(mask[:, 0], dtype=torch.long) if space_group is None else space_group

@@ -9,8 +9,8 @@ LayerNorm and the linear map W that follows it split into three parts, none of w
 - **Mean.** W (r_ij - mean_ij) = W' r_ij, where W' is W less the mean of its columns (:class:`InvariantAttention`).
 - **Deviation.** The variance is (|L L^T|^2 + 3F) / (9 + 6F) - mean_ij^2, because sin^2 + cos^2 = 1, and the sum over
   r_ij that gives the mean is an inner product of per-atom numbers: one N x N map for all heads and blocks.
-- **Waves.** With z_j = exp(2 pi i k f_j), 3F complex numbers an atom, the waves of a pair are the real and imaginary parts
-  of phi_ij = z_j conj(z_i). Attention uses them in two ways, which are derivatives of one trilinear form,
+- **Waves.** With z_j = exp(2 pi i k f_j), 3F complex numbers an atom, the waves of a pair are the real and imaginary
+  parts of phi_ij = z_j conj(z_i). Attention uses them in two ways, which are derivatives of one trilinear form,
 
       T = sum over i, j, h of p_ihj x_ih . W_h phi_ij = sum over i, j, h of p_ihj <u_ih z_i, z_j>,   u_ih = W_h^T x_ih,
 
@@ -75,7 +75,7 @@ def wave_logits(
     x: Float[Tensor, "b n h k"], weight: Float[Tensor, "h k w"], waves: Float[Tensor, "b n w"]
 ) -> Float[Tensor, "b n h n"]:
     """x_ih . W_h phi_ij for all pairs: entry (b, i, h, j)."""
-    logits: Tensor = _WaveLogits.apply(x, weight, waves)
+    logits: Tensor = _WaveLogits.apply(x, weight, waves)  # type: ignore[no-untyped-call]
     return logits
 
 
@@ -83,12 +83,12 @@ def wave_values(
     p: Float[Tensor, "b n h n"], weight: Float[Tensor, "h k w"], waves: Float[Tensor, "b n w"]
 ) -> Float[Tensor, "b n h k"]:
     """W_h sum_j p_ihj phi_ij for all atoms: entry (b, i, h, :)."""
-    values: Tensor = _WaveValues.apply(p, weight, waves)
+    values: Tensor = _WaveValues.apply(p, weight, waves)  # type: ignore[no-untyped-call]
     return values
 
 
 class _WaveLogits(torch.autograd.Function):
-    """dT / dp. Keeps its arguments only: autograd would keep 6F H numbers an atom and block."""
+    """dT / dp. Keeps its arguments only, where autograd would keep 6F H numbers an atom and block."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, waves: Tensor) -> Tensor:
@@ -96,12 +96,10 @@ class _WaveLogits(torch.autograd.Function):
         return _against_waves(_turn(_to_waves(x, weight), waves), waves)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch types it so
         x, weight, waves = ctx.saved_tensors
-        gathered = _gather(grad, waves)
-        turned = _turn(gathered, waves, back=True)
-        grad_waves = _waves_gradient(grad, _to_waves(x, weight), gathered, waves) if ctx.needs_input_grad[2] else None
-        return _from_waves(turned, weight), _weight_gradient(x, turned), grad_waves
+        _, *gradients = _form_gradients(grad, x, weight, waves, of_p=False, of_waves=ctx.needs_input_grad[2])
+        return tuple(gradients)
 
 
 class _WaveValues(torch.autograd.Function):
@@ -113,13 +111,29 @@ class _WaveValues(torch.autograd.Function):
         return _from_waves(_turn(_gather(p, waves), waves, back=True), weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch types it so
         p, weight, waves = ctx.saved_tensors
-        spread = _to_waves(grad, weight)
-        grad_p = _against_waves(_turn(spread, waves), waves)
-        gathered = _gather(p, waves)
-        grad_weight = _weight_gradient(grad, _turn(gathered, waves, back=True))
-        return grad_p, grad_weight, _waves_gradient(p, spread, gathered, waves) if ctx.needs_input_grad[2] else None
+        of_p, _, *gradients = _form_gradients(p, grad, weight, waves, of_x=False, of_waves=ctx.needs_input_grad[2])
+        return (of_p, *gradients)
+
+
+def _form_gradients(
+    p: Tensor, x: Tensor, weight: Tensor, waves: Tensor, *, of_p: bool = True, of_x: bool = True, of_waves: bool = True
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+    """Derivatives of T with respect to p, x, the weight and the waves (as atom i, and as atom j)."""
+    gathered = _gather(p, waves)
+    grad_p = grad_waves = None
+    if of_p or of_waves:
+        u = _to_waves(x, weight)
+        as_atom_i = _complex_product(gathered, u, conjugate=True).sum(2) if of_waves else None
+        turned = _turn(u, waves)
+        if as_atom_i is not None:
+            grad_waves = as_atom_i + p.flatten(1, 2).mT @ turned.flatten(1, 2)
+        if of_p:
+            grad_p = _against_waves(turned, waves)
+    turned_back = _turn(gathered, waves, back=True)
+    grad_x = _from_waves(turned_back, weight) if of_x else None
+    return grad_p, grad_x, torch.einsum("bnhk,bnhw->hkw", x, turned_back), grad_waves
 
 
 def _to_waves(x: Tensor, weight: Tensor) -> Tensor:
@@ -137,11 +151,6 @@ def _from_waves(t: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("bnhw,hkw->bnhk", t, weight)
 
 
-def _weight_gradient(x: Tensor, t: Tensor) -> Tensor:
-    """Sum over atoms of x_ih t_ih^T: (H, K, W)."""
-    return torch.einsum("bnhk,bnhw->hkw", x, t)
-
-
 def _against_waves(t: Tensor, waves: Tensor) -> Tensor:
     """t_ih . z_j, heads in the rows of one product: (B, N, H, W) -> (B, N, H, N)."""
     return (t.flatten(1, 2) @ waves.mT).unflatten(1, t.shape[1:3])
@@ -153,24 +162,19 @@ def _gather(p: Tensor, waves: Tensor) -> Tensor:
 
 
 def _turn(t: Tensor, waves: Tensor, *, back: bool = False) -> Tensor:
-    """t_ih z_i, or with ``back`` t_ih times the conjugate of z_i: (B, N, H, W)."""
-    return _complex_product(t, waves[:, :, None], conjugate=back)
+    """t_ih z_i, or t_ih conj(z_i) for ``back``: (B, N, H, W). Without autograd it may overwrite t."""
+    return _complex_product(t, waves[:, :, None], conjugate=back, in_place=not torch.is_grad_enabled())
 
 
-def _complex_product(a: Tensor, b: Tensor, *, conjugate: bool = False) -> Tensor:
-    """Product of complex numbers, pairs in the last axis, with ``b`` or its conjugate."""
+def _complex_product(a: Tensor, b: Tensor, *, conjugate: bool = False, in_place: bool = False) -> Tensor:
+    """``a`` times ``b`` or its conjugate, complex numbers being pairs in the last axis; ``a`` may be overwritten."""
     a, b = a.unflatten(-1, (-1, 2)), b.unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # which fuses this, and does not know complex numbers
         (x, y), (c, s) = a.unbind(-1), b.unbind(-1)
         s = -s if conjugate else s
         return torch.stack([x * c - y * s, x * s + y * c], dim=-1).flatten(-2)
     exact = torch.promote_types(a.dtype, torch.float32)  # there are no complex numbers of 16 bits
-    factor = torch.view_as_complex(b.to(exact))
-    product = torch.view_as_complex(a.to(exact)) * (factor.conj() if conjugate else factor)
+    product, factor = torch.view_as_complex(a.to(exact)), torch.view_as_complex(b.to(exact))
+    factor = factor.conj() if conjugate else factor
+    product = product.mul_(factor) if in_place else product * factor
     return torch.view_as_real(product).to(a.dtype).flatten(-2)
-
-
-def _waves_gradient(p: Tensor, u: Tensor, gathered: Tensor, waves: Tensor) -> Tensor:
-    """dT / dz: of z_j, sum over i and h of p_ihj u_ih z_i; of z_i, sum over h of conj(u_ih) times what i gathered."""
-    as_j = p.flatten(1, 2).mT @ _turn(u, waves).flatten(1, 2)
-    return as_j + _complex_product(gathered, u, conjugate=True).sum(2)

@@ -51,6 +51,6 @@ def fourier_features(
     return angles.sin(), angles.cos()
 
 
-def count_embedding(num_atoms: Int[Tensor, " b"], features: int) -> Float[Tensor, "b t"]:
+def count_embedding(num_atoms: Int[Tensor, " b"], features: int, dtype: torch.dtype) -> Float[Tensor, "b t"]:
     """Sinusoidal embedding of the number of atoms in a cell."""
-    return sinusoidal_embedding(num_atoms.float(), features, scale=1.0)
+    return sinusoidal_embedding(num_atoms.to(dtype), features, scale=1.0)

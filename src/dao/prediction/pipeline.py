@@ -7,6 +7,7 @@ candidate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,14 +34,17 @@ class PredictionRun:
     """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
 
 
-def allocate(samples: int, units: tuple[int, ...], atoms_per_formula: int, cells: Mapping[str, Any]) -> dict[int, int]:
+def allocate(
+    samples: int, units: tuple[int, ...], atoms_per_formula: int, cells: Mapping[str, Any], *, multiple: int = 1
+) -> dict[int, int]:
     """How many of ``samples`` each number of formula units gets.
 
     Every one is tried at least once where the samples suffice; the rest follow how often formula units of this size
     came with that many to a cell in the training set (``cells``, from the weights), with one count added to each.
+    ``cells`` counts the smallest units: of those, a formula that is not divided (O2, Na2O2) is a ``multiple``.
     """
-    known = {int(z): count for z, count in cells.get(str(atoms_per_formula), {}).items()}
-    weights = {z: known.get(z, 0) + 1 for z in units}
+    known = {int(z): count for z, count in cells.get(str(atoms_per_formula // multiple), {}).items()}
+    weights = {z: known.get(z * multiple, 0) + 1 for z in units}
     likeliest = sorted(units, key=lambda z: (-weights[z], z))
     share = dict.fromkeys(units, 0)
     for z in likeliest[:samples]:
@@ -179,7 +183,8 @@ def load_generator(weights: Path | str | None, device: str) -> Generator:
 
 def _plan(model: Generator, composition: Composition, units: tuple[int, ...], samples: int) -> dict[SampleRequest, int]:
     """Requests of a composition, with the formula units of each."""
-    shares = allocate(samples, units, composition.num_atoms, model.config.cells)
+    multiple = math.gcd(*composition.amounts)
+    shares = allocate(samples, units, composition.num_atoms, model.config.cells, multiple=multiple)
     return {
         SampleRequest(composition.numbers_for(z), index): z for z, count in shares.items() for index in range(count)
     }

@@ -1,7 +1,7 @@
 """Crysformer with every e_ij written out (paper section 4.2): the form that ``dao.networks.crysformer`` must equal.
 
-It borrows the parameters of a :class:`Crysformer` and none of its code. The benchmark times it too, so it is vectorised,
-computes the edge features once for all blocks, and keeps nothing alive that the formulas do not ask for.
+It borrows the parameters of a :class:`Crysformer` and none of its code. The benchmark times it too, so it is
+vectorised, computes the edge features once for all blocks, and keeps nothing alive that the formulas do not ask for.
 
 Shapes: B crystals, N atoms (padded), D width, H heads, K = D / H, F frequencies, E = 9 + 6F edge features.
 """

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dao.data.locate import training_file
+from dao.errors import InputError
+
+
+def test_where_the_training_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAO_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"a\.parquet: no such file \(set DAO_DATA or give --data\)"):
+        training_file("a.parquet", None)
+    (tmp_path / "a.parquet").touch()
+    assert training_file("a.parquet", None) == tmp_path / "a.parquet"
+    monkeypatch.delenv("DAO_DATA")
+    assert training_file("a.parquet", tmp_path) == tmp_path / "a.parquet"
+    assert training_file("b.parquet", tmp_path / "a.parquet") == tmp_path / "a.parquet"
+    # a folder of CIF files is data itself
+    assert training_file("b.parquet", tmp_path) == tmp_path
+    with pytest.raises(InputError, match=r"c\.parquet: no such file$"):
+        training_file("b.parquet", tmp_path / "c.parquet")
