@@ -40,15 +40,24 @@ def edge_features(model: Crysformer, frac_coords: Tensor, lattice: Tensor) -> Te
     return functional.layer_norm(raw, raw.shape[-1:], norm.weight, norm.bias, norm.eps)
 
 
-def attention(layer: InvariantAttention, nodes: Tensor, edges: Tensor, mask: Tensor) -> Tensor:
-    """z_i of eq. 6, (B, N, D): W e_ij is part of the key and of the value that atom j shows to atom i."""
+def attention(layer: InvariantAttention, nodes: Tensor, edges: Tensor, mask: Tensor, *, lean: bool) -> Tensor:
+    """z_i of eq. 6, (B, N, D): W e_ij is part of the key and of the value that atom j shows to atom i.
+
+    As written, with k_ij and v_ij; ``lean`` distributes the products over k_j + W e_ij and v_j + W e_ij, which saves
+    two tensors of pairs.
+    """
     q, k, v = (part.unflatten(-1, (layer.heads, -1)) for part in layer.query_key_value(nodes).chunk(3, dim=-1))
     edge = layer.edge(edges).unflatten(-1, (layer.heads, -1))  # (B, N, N, H, K)
-    # <q_i, k_j + W e_ij> and sum_j a_ij (v_j + W e_ij), without a copy of the edges for the keys and one for the values
-    logits = torch.einsum("bihk,bjhk->bijh", q, k) + torch.einsum("bihk,bijhk->bijh", q, edge)
+    if lean:
+        logits = torch.einsum("bihk,bjhk->bijh", q, k) + torch.einsum("bihk,bijhk->bijh", q, edge)
+    else:
+        logits = torch.einsum("bihk,bijhk->bijh", q, k[:, None] + edge)
     logits = (logits / math.sqrt(q.shape[-1])).masked_fill(~mask[:, None, :, None], -math.inf)
     weight = torch.softmax(logits, dim=2)
-    z = torch.einsum("bijh,bjhk->bihk", weight, v) + torch.einsum("bijh,bijhk->bihk", weight, edge)
+    if lean:
+        z = torch.einsum("bijh,bjhk->bihk", weight, v) + torch.einsum("bijh,bijhk->bihk", weight, edge)
+    else:
+        z = torch.einsum("bijh,bijhk->bihk", weight, v[:, None] + edge)
     return functional.linear(z.flatten(2), layer.output.weight, layer.output.bias)
 
 
@@ -58,7 +67,9 @@ def gated_residual(layer: GatedResidual, x: Tensor, y: Tensor) -> Tensor:
     return alpha * x + (1 - alpha) * y
 
 
-def block(layer: CrysformerBlock, nodes: Tensor, edges: Tensor, mask: Tensor, condition: Tensor | None) -> Tensor:
+def block(
+    layer: CrysformerBlock, nodes: Tensor, edges: Tensor, mask: Tensor, condition: Tensor | None, *, lean: bool
+) -> Tensor:
     """Eqs. 8 and 9; where there is a condition (B, D), the input of each sublayer becomes (1 + scale) x + shift."""
 
     def modulate(x: Tensor, sublayer: int) -> Tensor:
@@ -69,7 +80,7 @@ def block(layer: CrysformerBlock, nodes: Tensor, edges: Tensor, mask: Tensor, co
         numbers = layer.modulation(condition)[:, None, 2 * width * sublayer : 2 * width * (sublayer + 1)]
         return (1 + numbers[..., :width]) * x + numbers[..., width:]
 
-    attended = attention(layer.attention, modulate(layer.attention_norm(nodes), 0), edges, mask)
+    attended = attention(layer.attention, modulate(layer.attention_norm(nodes), 0), edges, mask, lean=lean)
     nodes = gated_residual(layer.attention_residual, nodes, attended)
     fed = layer.feed_forward(modulate(layer.feed_forward_norm(nodes), 1))
     return gated_residual(layer.feed_forward_residual, nodes, fed)
@@ -84,6 +95,8 @@ def crysformer(
     time: Tensor,
     mask: Tensor,
     space_group: Tensor | None = None,
+    *,
+    lean: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The arguments and results of :meth:`Crysformer.forward`: node features (B, N, D), crystal features (B, C)."""
     edges = edge_features(model, frac_coords, lattice)
@@ -101,6 +114,6 @@ def crysformer(
         condition = functional.silu(condition)
     for layer in model.blocks:
         assert isinstance(layer, CrysformerBlock)
-        nodes = block(layer, nodes, edges, mask, condition)
+        nodes = block(layer, nodes, edges, mask, condition, lean=lean)
     pooled = torch.stack([crystal[real].mean(0) for crystal, real in zip(nodes, mask, strict=True)])
     return nodes, pooled if condition is None else torch.cat([pooled, condition], dim=-1)

@@ -133,6 +133,7 @@ class Generator(nn.Module):
         }
         temporary = folder / f".{WEIGHTS}.part"
         save_file(tensors, temporary)
+        temporary.chmod(0o644)  # safetensors lets its owner alone read it
         temporary.replace(folder / WEIGHTS)
         config = {**asdict(self.config), "parameters": self.parameters_count}
         temporary = folder / f".{CONFIG}.part"
@@ -141,13 +142,13 @@ class Generator(nn.Module):
 
     @classmethod
     def load(cls, source: Path | str, *, device: torch.device | str = "cpu") -> Generator:
-        """Load shipped weights by name, a folder, or a Hugging Face Hub repository id.
+        """Load shipped weights by name, a folder, or a Hugging Face Hub repository id; a ``Path`` is always a folder.
 
         Raises:
             InputError: no such weights, a broken or foreign file, or a version this code does not know.
 
         """
-        folder = _local_folder(resolve(str(source)))
+        folder = source if isinstance(source, Path) else _local_folder(resolve(source))
         config = read_generator_config(folder)
         model = cls(config)
         path = folder / WEIGHTS
@@ -187,9 +188,9 @@ def read_generator_config(folder: Path) -> GeneratorConfig:
     path = folder / CONFIG
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(raw, dict) or raw.get("model") not in MODELS:
+    if not isinstance(raw, dict) or str(raw.get("model")) not in MODELS:
         raise InputError(f"{path}: 'model' must be one of {', '.join(MODELS)}")
     if raw.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: format version {raw.get('format_version')}, this code reads {FORMAT_VERSION}")

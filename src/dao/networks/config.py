@@ -37,12 +37,11 @@ class CrysformerConfig:
 
     def __post_init__(self) -> None:
         """Check sizes that would otherwise fail deep inside."""
+        if min(self.width, self.blocks, self.heads, self.frequencies) < 1:
+            raise InputError("network width, blocks, heads and frequencies must be positive")
         if self.width % self.heads:
-            msg = f"network width {self.width} is not a multiple of its {self.heads} heads"
-            raise InputError(msg)
+            raise InputError(f"network width {self.width} is not a multiple of its {self.heads} heads")
+        if self.time_features < 4 or self.time_features % 2:
+            raise InputError(f"network time_features must be even and at least 4, got {self.time_features}")
         if self.space_groups and self.conditioning != "scale_shift":
-            msg = "network space_groups needs conditioning 'scale_shift'"
-            raise InputError(msg)
-        if min(self.width, self.blocks, self.heads, self.frequencies) < 1 or self.time_features < 4:
-            msg = "network width, blocks, heads and frequencies must be positive, time_features at least 4"
-            raise InputError(msg)
+            raise InputError("network space_groups needs conditioning 'scale_shift'")

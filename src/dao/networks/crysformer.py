@@ -179,7 +179,9 @@ class Crysformer(nn.Module):
         with torch.autocast(frac_coords.device.type, enabled=False):
             gram = gram_features(lattice, self.config.gram)
             edges = edge_geometry(frac_coords, gram, self.config.frequencies, self.edge_norm.eps)
-        key_bias = torch.zeros_like(mask, dtype=frac_coords.dtype).masked_fill(~mask, -torch.inf)[:, None, None]
+        # finite, so that a slot of the batch without any atom gives no NaN; exp() of it is exactly 0 elsewhere
+        hidden = torch.finfo(frac_coords.dtype).min
+        key_bias = torch.zeros_like(mask, dtype=frac_coords.dtype).masked_fill(~mask, hidden)[:, None, None]
 
         time_features = sinusoidal_embedding(time, self.config.time_features)
         atoms = self.atom(self.element_features.to(frac_coords.dtype)[atomic_numbers])
@@ -198,5 +200,5 @@ class Crysformer(nn.Module):
             nodes = block(nodes, edges, self.edge_norm, key_bias, condition)
 
         weight = mask.to(nodes.dtype)[..., None]
-        pooled = (nodes * weight).sum(1) / weight.sum(1)
+        pooled = (nodes * weight).sum(1) / weight.sum(1).clamp_min(1.0)
         return nodes, pooled if condition is None else torch.cat([pooled, condition.to(pooled.dtype)], dim=-1)

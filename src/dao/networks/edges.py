@@ -62,8 +62,7 @@ def edge_geometry(
     features = gram.shape[-1] + 2 * sin.shape[-1]
     waves = torch.stack([cos, sin], dim=-1).flatten(-2)
     # the sum over the waves of pair ij: all ones, turned by atom i, against the waves of atom j
-    ones = torch.ones_like(waves)
-    summed = _complex_product(ones, waves) @ waves.mT
+    summed = torch.stack([cos - sin, cos + sin], dim=-1).flatten(-2) @ waves.mT
     mean = (summed + gram.sum(-1)[:, None, None]) / features
     mean_square = ((gram**2).sum(-1) + sin.shape[-1]) / features
     # never near zero: k = 0 gives each edge three sines of 0 and three cosines of 1
@@ -75,6 +74,9 @@ def wave_logits(
     x: Float[Tensor, "b n h k"], weight: Float[Tensor, "h k w"], waves: Float[Tensor, "b n w"]
 ) -> Float[Tensor, "b n h n"]:
     """x_ih . W_h phi_ij for all pairs: entry (b, i, h, j)."""
+    if torch.compiler.is_compiling():
+        weight, waves = _halves(weight), _halves(waves)
+        return _against_waves(_turn(_to_waves(x, weight), waves), waves)
     logits: Tensor = _WaveLogits.apply(x, weight, waves)  # type: ignore[no-untyped-call]
     return logits
 
@@ -83,6 +85,9 @@ def wave_values(
     p: Float[Tensor, "b n h n"], weight: Float[Tensor, "h k w"], waves: Float[Tensor, "b n w"]
 ) -> Float[Tensor, "b n h k"]:
     """W_h sum_j p_ihj phi_ij for all atoms: entry (b, i, h, :)."""
+    if torch.compiler.is_compiling():
+        weight, waves = _halves(weight), _halves(waves)
+        return _from_waves(_turn(_gather(p, waves), waves, back=True), weight)
     values: Tensor = _WaveValues.apply(p, weight, waves)  # type: ignore[no-untyped-call]
     return values
 
@@ -136,6 +141,11 @@ def _form_gradients(
     return grad_p, grad_x, torch.einsum("bnhk,bnhw->hkw", x, turned_back), grad_waves
 
 
+def _halves(pairs: Tensor) -> Tensor:
+    """From (cos, sin) pairs to all cosines, then all sines: the compiler knows no complex numbers, but fuses these."""
+    return pairs.unflatten(-1, (-1, 2)).mT.flatten(-2)
+
+
 def _to_waves(x: Tensor, weight: Tensor) -> Tensor:
     """u_ih = W_h^T x_ih: (B, N, H, K) -> (B, N, H, W)."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -168,11 +178,11 @@ def _turn(t: Tensor, waves: Tensor, *, back: bool = False) -> Tensor:
 
 def _complex_product(a: Tensor, b: Tensor, *, conjugate: bool = False, in_place: bool = False) -> Tensor:
     """``a`` times ``b`` or its conjugate, complex numbers being pairs in the last axis; ``a`` may be overwritten."""
-    a, b = a.unflatten(-1, (-1, 2)), b.unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # which fuses this, and does not know complex numbers
-        (x, y), (c, s) = a.unbind(-1), b.unbind(-1)
+    if torch.compiler.is_compiling():
+        (x, y), (c, s) = a.chunk(2, dim=-1), b.chunk(2, dim=-1)
         s = -s if conjugate else s
-        return torch.stack([x * c - y * s, x * s + y * c], dim=-1).flatten(-2)
+        return torch.cat([x * c - y * s, x * s + y * c], dim=-1)
+    a, b = a.unflatten(-1, (-1, 2)), b.unflatten(-1, (-1, 2))
     exact = torch.promote_types(a.dtype, torch.float32)  # there are no complex numbers of 16 bits
     product, factor = torch.view_as_complex(a.to(exact)), torch.view_as_complex(b.to(exact))
     factor = factor.conj() if conjugate else factor

@@ -56,8 +56,9 @@ class EnergyHead(nn.Module):
         self.layers = nn.Sequential(nn.Linear(crystal_width, hidden), nn.SiLU(), nn.Linear(hidden, 1))
 
     def forward(self, crystal: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
-        """Standardised energy."""
-        return torch.as_tensor(self.layers(crystal)).squeeze(-1)
+        """Standardised energy, in float32 at least: losses and gradients are taken of it."""
+        energy = torch.as_tensor(self.layers(crystal)).squeeze(-1)
+        return energy.to(torch.promote_types(energy.dtype, torch.float32))
 
 
 class SpaceGroupHead(nn.Module):
@@ -69,5 +70,6 @@ class SpaceGroupHead(nn.Module):
 
     def forward(self, crystal: Float[Tensor, "b c"]) -> Float[Tensor, "b s"]:
         """(B, 231) logits."""
-        logits = torch.as_tensor(self.layers(crystal)).float()
+        logits = torch.as_tensor(self.layers(crystal))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), -1e9)
