@@ -142,7 +142,10 @@ def _form_gradients(
 
 
 def _halves(pairs: Tensor) -> Tensor:
-    """From (cos, sin) pairs to all cosines, then all sines: the compiler knows no complex numbers, but fuses these."""
+    """From (cos, sin) pairs to all cosines, then all sines, the layout under ``torch.compile``.
+
+    The compiler knows no complex numbers, fuses the real formulas, and chooses itself what to keep for the way back.
+    """
     return pairs.unflatten(-1, (-1, 2)).mT.flatten(-2)
 
 
@@ -173,18 +176,18 @@ def _gather(p: Tensor, waves: Tensor) -> Tensor:
 
 def _turn(t: Tensor, waves: Tensor, *, back: bool = False) -> Tensor:
     """t_ih z_i, or t_ih conj(z_i) for ``back``: (B, N, H, W). Without autograd it may overwrite t."""
-    return _complex_product(t, waves[:, :, None], conjugate=back, in_place=not torch.is_grad_enabled())
-
-
-def _complex_product(a: Tensor, b: Tensor, *, conjugate: bool = False, in_place: bool = False) -> Tensor:
-    """``a`` times ``b`` or its conjugate, complex numbers being pairs in the last axis; ``a`` may be overwritten."""
+    waves = waves[:, :, None]
     if torch.compiler.is_compiling():
-        (x, y), (c, s) = a.chunk(2, dim=-1), b.chunk(2, dim=-1)
-        s = -s if conjugate else s
+        (x, y), (c, s) = t.chunk(2, dim=-1), waves.chunk(2, dim=-1)
+        s = -s if back else s
         return torch.cat([x * c - y * s, x * s + y * c], dim=-1)
-    a, b = a.unflatten(-1, (-1, 2)), b.unflatten(-1, (-1, 2))
+    return _complex_product(t, waves, conjugate=back, in_place=not torch.is_grad_enabled())
+
+
+def _complex_product(a: Tensor, b: Tensor, *, conjugate: bool, in_place: bool = False) -> Tensor:
+    """``a`` times ``b`` or its conjugate, complex numbers being pairs in the last axis; ``a`` may be overwritten."""
     exact = torch.promote_types(a.dtype, torch.float32)  # there are no complex numbers of 16 bits
-    product, factor = torch.view_as_complex(a.to(exact)), torch.view_as_complex(b.to(exact))
+    product, factor = (torch.view_as_complex(pairs.unflatten(-1, (-1, 2)).to(exact)) for pairs in (a, b))
     factor = factor.conj() if conjugate else factor
     product = product.mul_(factor) if in_place else product * factor
     return torch.view_as_real(product).to(a.dtype).flatten(-2)

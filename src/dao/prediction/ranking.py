@@ -68,7 +68,7 @@ class Candidate:
         return self.crystal.volume_per_atom
 
     def record(self) -> dict[str, Any]:
-        """Everything but the crystal, as plain JSON: the table's fields, and the conventional cell's parameters."""
+        """Everything but the crystal, as plain JSON: the table's fields and the primitive cell (A, degrees)."""
         a, b, c, alpha, beta, gamma = self.crystal.to_structure().lattice.parameters
         return {
             "rank": self.rank,
