@@ -23,6 +23,25 @@ from dao.processes.config import ProcessConfig, SamplerSettings
 CUBIC = np.eye(3)
 FCC = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
 
+DISORDERED = """data_x
+_cell_length_a 4
+_cell_length_b 4
+_cell_length_c 4
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_type_symbol
+_atom_site_label
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Na Na1 0 0 0 0.5
+K K1 0 0 0 0.5
+"""
+"""A CIF with one site that sodium and potassium share."""
+
 PROTOTYPES: dict[str, tuple[np.ndarray[Any, Any], str, list[list[float]]]] = {
     "rocksalt": (FCC, "AB", [[0, 0, 0], [0.5, 0.5, 0.5]]),
     "zincblende": (FCC, "AB", [[0, 0, 0], [0.25, 0.25, 0.25]]),

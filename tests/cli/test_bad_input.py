@@ -14,29 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import listing, tiny_generator, tiny_recipe, toy_crystals, write_parquet, write_toml
+from toys import DISORDERED, listing, tiny_generator, tiny_recipe, toy_crystals, write_parquet, write_toml
 
 from dao.cli import main
 from dao.recipes.schema import Recipe
 from dao.training.fit import train
-
-DISORDERED = """data_x
-_cell_length_a 4
-_cell_length_b 4
-_cell_length_c 4
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-loop_
-_atom_site_type_symbol
-_atom_site_label
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-_atom_site_occupancy
-Na Na1 0 0 0 0.5
-K K1 0 0 0 0.5
-"""
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from toys import toy, toy_crystals, toy_splits, write_parquet
+from toys import DISORDERED, toy, toy_crystals, toy_splits, write_parquet
 
 from dao.crystal import Crystal
 from dao.data.store import pack_crystals, read_packed
@@ -19,24 +19,6 @@ FLAT = Crystal([11, 17], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]], np.diag([9.0, 9.0, 
 EMPTY = toy("rocksalt", ("Na", "Cl"), 20.0, "empty")
 CLASH = Crystal([11, 17], [[0.0, 0.0, 0.0], [0.01, 0.0, 0.0]], np.eye(3) * 4, material_id="clash")
 HEAVY = Crystal([95, 17], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]], np.eye(3) * 4, material_id="heavy")
-
-DISORDERED = """data_x
-_cell_length_a 4
-_cell_length_b 4
-_cell_length_c 4
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-loop_
-_atom_site_type_symbol
-_atom_site_label
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-_atom_site_occupancy
-Na Na1 0 0 0 0.5
-K K1 0 0 0 0.5
-"""
 
 
 def cif(crystal: Crystal) -> str:
