@@ -202,7 +202,7 @@ def _sample_batch(
     noise = SampleNoise(requests, seed, like, attempt)
 
     state = model.process.prior(mask, noise)
-    groups = _space_groups(model, requests, numbers, mask, state, seed, settings)
+    groups = _space_groups(model, requests, numbers, mask, seed, settings)
 
     def denoise(at: State, time: Tensor) -> Prediction:
         return model(numbers, mask, at, time, groups)
@@ -219,7 +219,6 @@ def _space_groups(
     requests: list[SampleRequest],
     numbers: Tensor,
     mask: Tensor,
-    state: State,
     seed: int,
     settings: SamplerSettings,
 ) -> Tensor | None:
@@ -231,7 +230,7 @@ def _space_groups(
     if not unknown:
         return groups
     # one prior state for each composition, so that all its samples share one distribution
-    first = SampleNoise([SampleRequest(request.atomic_numbers) for request in requests], seed, state.lattice)
+    first = SampleNoise([SampleRequest(one.atomic_numbers) for one in requests], seed, next(model.parameters()))
     state = model.process.prior(mask, first)
     logits = model(numbers, mask, state, full_time(1.0, state.lattice)).space_group_logits
     shares = torch.softmax(logits.double() / settings.space_group_temperature, dim=-1).cpu().numpy()
