@@ -115,6 +115,40 @@ def test_seed_and_index_decide() -> None:
     assert all(np.abs(lattices[0] - lattice).max() > 1e-3 for lattice in lattices[1:])
 
 
+@pytest.mark.usefixtures("lenient")
+def test_replicas_differ_in_noise_and_share_the_space_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("euler", "log_metric", space_groups=True)
+    requests = [replace(request, replica=replica) for request in REQUESTS[:3] for replica in (0, 1)]
+    seen: list[list[int]] = []
+    forward = Generator.forward
+
+    def spy(self: Generator, numbers: Tensor, mask: Tensor, *rest: Any) -> Any:
+        if rest[2:] and rest[2] is not None:
+            seen.append(rest[2].tolist())
+        return forward(self, numbers, mask, *rest)
+
+    monkeypatch.setattr(Generator, "forward", spy)
+    found = generate(model, requests, seed=0)
+    groups = seen[0]
+    assert groups[0::2] == groups[1::2]
+    for one, other in zip(requests[0::2], requests[1::2], strict=True):
+        pair = found[one].crystal, found[other].crystal
+        assert pair[0] is not None
+        assert pair[1] is not None
+        assert np.abs(pair[0].lattice - pair[1].lattice).max() > 1e-3
+    # replica 0 is the request that names none
+    assert largest_difference({requests[0]: found[requests[0]]}, generate(model, REQUESTS[:1], seed=0)) < 1e-4
+
+
+@pytest.mark.usefixtures("lenient")
+def test_bfloat16_gives_nearby_crystals_in_float32() -> None:
+    model = build("euler", "log_metric", space_groups=True)
+    full = generate(model, REQUESTS, seed=0)
+    low = generate(model, REQUESTS, seed=0, settings=model.config.sampler.updated(precision="bfloat16"))
+    assert 0.0 < largest_difference(full, low) < 0.5
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_streams_do_not_see_padding(dtype: torch.dtype) -> None:
     like = torch.zeros(1, dtype=dtype)

@@ -37,6 +37,9 @@ class SampleRequest:
     index: int = 0
     space_group: int | None = None
     """Ask for this space group (1-230) instead of one drawn from the model; needs a network that knows them."""
+    replica: int = 0
+    """Other noise for the same ``index``: crystals to predict that share a composition each get samples of their own,
+    as if each stood alone (``index`` decides the share of space groups, ``replica`` only the noise)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class SampleNoise:
 
 def _stream_key(request: SampleRequest, seed: int, attempt: int) -> int:
     text = f"{seed}|{','.join(map(str, request.atomic_numbers))}|{request.index}|{attempt}"
+    if request.replica:
+        text += f"|{request.replica}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
 
@@ -205,7 +210,8 @@ def _sample_batch(
     groups = _space_groups(model, requests, numbers, mask, seed, settings)
 
     def denoise(at: State, time: Tensor) -> Prediction:
-        return model(numbers, mask, at, time, groups)
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            return model(numbers, mask, at, time, groups)
 
     walk: Denoiser = denoise
     times = model.process.times(settings.steps)

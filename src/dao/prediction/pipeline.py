@@ -17,10 +17,11 @@ from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator
 from dao.prediction.composition import Composition, parse_cells, parse_formula
-from dao.prediction.files import SampleFile, write_candidates, write_failures
-from dao.prediction.progress import SamplingProgress
+from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.processes.config import SamplerSettings
+from dao.progress import CountProgress
+from dao.sample_file import SampleFile
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
 
 
@@ -145,7 +146,7 @@ def predict_to_folder(
     check_requests(model, missing)
     if on_start is not None:
         on_start()
-    with SamplingProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
+    with CountProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
         for batch in sample(model, missing, seed=seed, settings=settings, batch_size=batch_size):
             for one in batch:
                 finished[one.request] = one

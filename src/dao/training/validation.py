@@ -74,13 +74,13 @@ def validate(
 def match_first(
     model: Generator, crystals: tuple[Crystal, ...], *, seed: int, settings: SamplerSettings | None = None
 ) -> ValidationResult:
-    """Match rate and RMSE of one sample a crystal. Crystals of one composition get samples 0, 1, 2, ... of it."""
+    """Match rate and RMSE of one sample a crystal, its first: crystals of one composition differ in noise alone."""
     seen: dict[tuple[int, ...], int] = {}
     truth: dict[SampleRequest, Crystal] = {}
     for crystal in crystals:
         numbers = tuple(sorted(crystal.atomic_numbers.tolist()))
         seen[numbers] = seen.get(numbers, -1) + 1
-        truth[SampleRequest(numbers, seen[numbers])] = crystal
+        truth[SampleRequest(numbers, replica=seen[numbers])] = crystal
     pairs = [
         (one.crystal, truth[one.request])
         for batch in sample(model, list(truth), seed=seed, settings=settings)

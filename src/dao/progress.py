@@ -1,4 +1,4 @@
-"""Progress of sampling, on stderr."""
+"""Progress of work that is counted in pieces, on stderr."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 @final
-class SamplingProgress:
-    """A bar that counts finished samples."""
+class CountProgress:
+    """A bar that counts finished pieces."""
 
-    def __init__(self, total: int, done: int, *, enabled: bool) -> None:
-        """A bar over ``total`` samples of which ``done`` exist already."""
+    def __init__(self, total: int, done: int, *, enabled: bool, what: str = "sampling", of: str = "structures") -> None:
+        """A bar over ``total`` pieces ``of`` something, of which ``done`` exist already."""
         self._bar = Progress(
-            TextColumn("sampling"),
+            TextColumn(what),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} structures"),
+            TextColumn("{task.completed}/{task.total} " + of),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not enabled,
         )
-        self._task = self._bar.add_task("sampling", total=total, completed=done)
+        self._task = self._bar.add_task(what, total=total, completed=done)
 
     def advance(self, count: int) -> None:
         """Count ``count`` more."""
         self._bar.advance(self._task, count)
 
-    def __enter__(self) -> SamplingProgress:
+    def __enter__(self) -> CountProgress:
         """Start showing."""
         self._bar.start()
         return self

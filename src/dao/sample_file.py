@@ -1,0 +1,68 @@
+"""Finished samples on disk, appended batch by batch, so that a kill loses at most the running one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dao.crystal import Crystal
+from dao.jsonl import JsonLines
+from dao.sampling import Sample, SampleRequest
+
+
+class SampleFile:
+    """``samples.jsonl`` (or another ``name``) in a folder: finished samples and what they were made by."""
+
+    def __init__(self, folder: Path, signature: dict[str, Any], name: str = "samples.jsonl") -> None:
+        """Name the folder and what its samples must have been made by; nothing is written yet."""
+        self.folder = folder
+        self._lines = JsonLines(folder / name, signature, "samples")
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._lines.path
+
+    def read(self) -> dict[SampleRequest, Sample]:
+        """Samples that an earlier run finished; a torn last line is cut off the file.
+
+        Raises:
+            InputError: the samples were made by other weights or settings, or the file is not one of ours.
+
+        """
+        return {one.request: one for one in self._lines.read(_from_line)}
+
+    def append(self, samples: Sequence[Sample]) -> None:
+        """Add finished samples and flush them to the disk.
+
+        Raises:
+            InputError: the folder cannot be written.
+
+        """
+        self._lines.append(map(_to_line, samples))
+
+
+def _to_line(one: Sample) -> dict[str, Any]:
+    line: dict[str, Any] = {"atomic_numbers": one.request.atomic_numbers, "index": one.request.index}
+    if one.request.space_group is not None:
+        line["space_group"] = one.request.space_group
+    if one.request.replica:
+        line["replica"] = one.request.replica
+    if one.attempts > 1:
+        line["attempts"] = one.attempts
+    if one.crystal is None:
+        return line | {"failure": one.failure}
+    return line | {"lattice": one.crystal.lattice.tolist(), "frac_coords": one.crystal.frac_coords.tolist()}
+
+
+def _from_line(line: dict[str, Any]) -> Sample:
+    numbers = tuple(int(number) for number in line["atomic_numbers"])
+    request = SampleRequest(numbers, int(line["index"]), line.get("space_group"), int(line.get("replica", 0)))
+    attempts = int(line.get("attempts", 1))
+    if "failure" in line:
+        return Sample(request, None, str(line["failure"]), attempts)
+    crystal = Crystal(np.array(numbers), np.array(line["frac_coords"]), np.array(line["lattice"]))
+    return Sample(request, crystal, attempts=attempts)
