@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from dao.crystal import CrystalBatch
 from dao.errors import InputError
-from dao.networks.config import SPACE_GROUPS, CrysformerConfig
-from dao.networks.crysformer import Crysformer
+from dao.networks.build import build_network
+from dao.networks.config import NETWORKS, SPACE_GROUPS, NetworkConfig
 from dao.networks.heads import CoordinateHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
 from dao.processes.base import Prediction, Process, State
 from dao.processes.build import build_process
@@ -44,7 +44,7 @@ class GeneratorConfig:
     """Key into the table of classes below: nothing in a file can name any other code."""
     format_version: int = FORMAT_VERSION
     name: str = "untitled"
-    network: CrysformerConfig
+    network: NetworkConfig
     process: ProcessConfig
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     cells: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Generator(nn.Module):
         self.config = config
         network = config.network
         self.process: Process = build_process(config.process)
-        self.network = Crysformer(network)
+        self.network = build_network(network)
         crystal_width = self.network.crystal_width
         self.coordinate_head = CoordinateHead(network.width)
         self.lattice_head: nn.Module
@@ -198,7 +198,9 @@ def read_generator_config(folder: Path) -> GeneratorConfig:
         return TypeAdapter(GeneratorConfig).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        # of ("network", "crysformer", "width"), the kind is pydantic's
+        where = ".".join(str(part) for part in first["loc"] if part not in NETWORKS)
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
 
 
 MODELS: dict[str, type[nn.Module]] = {"generator": Generator}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dao.errors import InputError
+from dao.networks.config import CrysformerConfig
 from dao.processes.config import METHODS
 from dao.recipes import load, shipped
 from dao.recipes.schema import Recipe
@@ -14,7 +15,16 @@ PAPER = "mp20-diffusion-base"
 
 
 def test_the_shipped_recipes_are_listed() -> None:
-    assert {"mp20-diffusion-base", "mp20-flow-nano", "mp20-flow-small"} <= set(shipped())
+    assert {"mp20-diffusion-base", "mp20-flow-nano", "mp20-flow-small", "mp20-diffcsp", "mp20-flowmm"} <= set(shipped())
+
+
+def test_the_four_pairs_differ_in_network_process_and_sampler_alone() -> None:
+    pairs = {
+        load(f"study-{network}-{process}") for network in ("crysformer", "cspnet") for process in ("flow", "diffusion")
+    }
+    assert len(pairs) == 4
+    free = {"name", "description", "network", "process", "sampler"}
+    assert len({recipe.model_dump_json(exclude=free) for recipe in pairs}) == 1
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -25,7 +35,8 @@ def test_every_shipped_recipe_loads(name: str) -> None:
     assert recipe.sampler.method in METHODS[recipe.process.kind]
     # sizes that a typing error would blow up
     assert recipe.batch_size * recipe.accumulate * 1000 < recipe.crystals
-    assert 0 < recipe.validation.crystals <= 2000
+    # something must say which weights are good
+    assert 0 < recipe.validation.crystals <= 2000 or recipe.record.snapshot_crystals > 0
     assert recipe.validation.every < recipe.crystals
 
 
@@ -38,6 +49,7 @@ def test_a_recipe_survives_being_written_into_a_run(name: str) -> None:
 def test_the_paper_s_setting() -> None:
     recipe = load(PAPER)
     network, process, optimizer, sampler = recipe.network, recipe.process, recipe.optimizer, recipe.sampler
+    assert isinstance(network, CrysformerConfig)
     assert (network.width, network.blocks, network.heads, network.frequencies) == (384, 12, 8, 128)
     assert (network.gram, network.conditioning, network.space_groups) == ("raw", "none", False)
     assert (process.kind, process.lattice, process.timesteps) == ("diffusion", "matrix", 1000)
@@ -125,7 +137,7 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     broken.write_text("name = \n", encoding="utf-8")
     binary.write_bytes(b"\xff\xfe\x00")
     for name, message in {
-        "mp21": "no recipe 'mp21': neither a TOML file nor one of mp20-diffusion-base",
+        "mp21": "no recipe 'mp21': neither a TOML file nor one of mp20-diffcsp, mp20-diffusion-base",
         str(tmp_path / "none.toml"): "none.toml: No such file",
         str(broken): "broken.toml: not TOML",
         str(binary): "binary.toml: not text",

@@ -174,6 +174,30 @@ def test_bfloat16_keeps_the_weights_in_float32(fit: Fit) -> None:
         assert math.isclose(float(low["loss"]), float(high["loss"]), rel_tol=0.05)
 
 
+def test_snapshots_are_the_averaged_weights_along_the_way(fit: Fit) -> None:
+    out = fit(crystals=320, record={"snapshot_crystals": 100})
+    folders = sorted((out / "snapshots").iterdir())
+    # the first step of 16 crystals at or past each hundred after the last
+    assert [folder.name for folder in folders] == ["0000000112", "0000000224"]
+    records = [read_generator_config(folder).training for folder in folders]
+    assert [record["crystals_seen"] for record in records] == [112, 224]
+    assert 0.0 < records[0]["cpu_hours"] <= records[1]["cpu_hours"]
+    shorter = fit("shorter", crystals=112, optimizer={"schedule": "constant"}, record={"snapshot_crystals": 112})
+    longer = fit("longer", crystals=320, optimizer={"schedule": "constant"}, record={"snapshot_crystals": 112})
+    same, kept = weights(shorter / "last"), weights(longer / "snapshots" / "0000000112")
+    assert all(torch.equal(value, kept[name]) for name, value in same.items())
+    assert not (fit("none", crystals=64) / "snapshots").exists()
+
+
+def test_cspnet_trains_by_the_same_recipe(toy_file: Path, tmp_path: Path) -> None:
+    network = {"kind": "cspnet", "width": 12, "blocks": 2, "frequencies": 3, "time_features": 8}
+    tree = tiny_recipe() | {"network": network}
+    assert Recipe.model_validate(tree).network.kind == "cspnet"
+    train(Recipe.model_validate(tree), out=tmp_path / "cspnet", data=toy_file, device="cpu", progress=False)
+    losses = [float(row["loss"]) for row in rows(tmp_path / "cspnet" / "log.csv")]
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
 def test_validation_keeps_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter([0.1, 0.5, 0.3, 0.5, 0.2])
     seen: list[dict[str, torch.Tensor]] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Tag
 
 from dao.errors import InputError
 
@@ -21,6 +23,7 @@ class CrysformerConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 -- read by pydantic where recipes and weights are parsed
 
+    kind: Literal["crysformer"] = "crysformer"
     width: int = 384
     blocks: int = 12
     heads: int = 8
@@ -37,11 +40,54 @@ class CrysformerConfig:
 
     def __post_init__(self) -> None:
         """Check sizes that would otherwise fail deep inside."""
-        if min(self.width, self.blocks, self.heads, self.frequencies) < 1:
-            raise InputError("network width, blocks, heads and frequencies must be positive")
+        _check_sizes(self.time_features, self.width, self.blocks, self.heads, self.frequencies)
         if self.width % self.heads:
             raise InputError(f"network width {self.width} is not a multiple of its {self.heads} heads")
-        if self.time_features < 4 or self.time_features % 2:
-            raise InputError(f"network time_features must be even and at least 4, got {self.time_features}")
         if self.space_groups and self.conditioning != "scale_shift":
             raise InputError("network space_groups needs conditioning 'scale_shift'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CSPNetConfig:
+    """Size and variants of DiffCSP's network. The defaults are its own (12.3 M parameters)."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    kind: Literal["cspnet"] = "cspnet"
+    width: int = 512
+    blocks: int = 6
+    frequencies: int = 128
+    time_features: int = 256
+    edge_lattice: Literal["gram", "numbers"] = "gram"
+    """What a message sees of the lattice: L L^T in A^2 (DiffCSP), or the process's standardised numbers (FlowMM)."""
+    atom_count: bool = False
+    """Messages also see the number of atoms (FlowMM)."""
+
+    conditioning: ClassVar[str] = "none"
+    space_groups: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check sizes that would otherwise fail deep inside."""
+        _check_sizes(self.time_features, self.width, self.blocks, self.frequencies)
+
+
+def _check_sizes(time_features: int, *sizes: int) -> None:
+    if min(sizes) < 1:
+        raise InputError("network width, blocks, heads and frequencies must be positive")
+    if time_features < 4 or time_features % 2:
+        raise InputError(f"network time_features must be even and at least 4, got {time_features}")
+
+
+def _kind(value: Any) -> Any:  # noqa: ANN401 -- whatever a file says, or a configuration
+    return value.get("kind", "crysformer") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+NETWORKS = ("crysformer", "cspnet")
+
+NetworkConfig = Annotated[
+    Annotated[CrysformerConfig, Tag("crysformer")] | Annotated[CSPNetConfig, Tag("cspnet")],
+    Discriminator(
+        _kind, custom_error_type="network_kind", custom_error_message=f"kind must be one of {', '.join(NETWORKS)}"
+    ),
+]
+"""Configuration of any network, told apart by ``kind`` (default ``crysformer``) where files are parsed."""

@@ -31,6 +31,7 @@ def load(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
     """
     from pydantic import ValidationError
 
+    from dao.networks.config import NETWORKS
     from dao.recipes.schema import Recipe
 
     tree = _read(name_or_path)
@@ -40,7 +41,8 @@ def load(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        # of ("network", "crysformer", "width"), the kind is pydantic's
+        where = ".".join(str(part) for part in first["loc"] if part not in NETWORKS)
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             raise InputError(f"recipe {name_or_path}: unknown key {where!r}") from None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dao.networks.config import CrysformerConfig
+from dao.networks.config import NetworkConfig
 from dao.processes.config import ProcessConfig, SamplerSettings, check_sampler
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -62,6 +62,8 @@ class RecordRecipe(_Section):
     checkpoint_seconds: float = Field(default=180.0, ge=0)
     log_steps: int = Field(default=50, ge=1)
     tensorboard: bool = False
+    snapshot_crystals: int = Field(default=0, ge=0)
+    """Keep the averaged weights every so many training crystals, in ``snapshots/CRYSTALS``; 0 keeps none."""
 
 
 class Recipe(_Section):
@@ -82,7 +84,7 @@ class Recipe(_Section):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None leaves torch's choice."""
     data: DataRecipe = DataRecipe()
-    network: CrysformerConfig
+    network: NetworkConfig
     process: ProcessConfig
     optimizer: OptimizerRecipe = OptimizerRecipe()
     sampler: SamplerSettings = SamplerSettings()

@@ -2,7 +2,7 @@
 
 The same command on the same folder goes on where it stopped. The folder holds ``recipe.json``, ``log.csv`` (one line
 every few steps), ``validation.csv``, one ``checkpoint-STEP``, ``best`` (averaged weights with the best validation match
-rate) and ``last``.
+rate), ``last``, and ``snapshots`` where the recipe asks for them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +61,11 @@ class Progress:
     step: int = 0
     crystals: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Processor time of this process: unlike ``seconds``, not what a busy host takes away."""
     best_match_rate: float = -1.0
     validated_at: int = 0
+    snapshot_at: int = 0
 
 
 def learning_rate_factor(recipe: OptimizerRecipe, step: int, steps: int) -> float:
@@ -184,10 +187,11 @@ class _Run:
         recipe, state = self.recipe, self.progress
         log = RunLog(self.out, state.step, tensorboard=recipe.record.tensorboard)
         started, written = time.monotonic() - state.seconds, time.monotonic()
+        cpu_started = time.process_time() - state.cpu_seconds
         with TrainingProgress(recipe.name, self.steps, state.step, enabled=progress) as bar, log:
             while state.step < self.steps:
                 figures = self._step()
-                state.seconds = time.monotonic() - started
+                state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
                 bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
                 if state.step % recipe.record.log_steps == 0 or state.step == self.steps:
                     log.training(state.step, state.crystals, state.seconds, {k: float(v) for k, v in figures.items()})
@@ -196,7 +200,8 @@ class _Run:
                 )
                 if due:
                     self._validate(log, bar)
-                    state.seconds = time.monotonic() - started
+                    state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+                self._snapshot()
                 if due or time.monotonic() - written >= recipe.record.checkpoint_seconds:
                     self._checkpoint()
                     written = time.monotonic()
@@ -247,6 +252,7 @@ class _Run:
             "epochs": round(state.crystals / len(self.loader.crystals), 2),
             "steps": state.step,
             "hours": round(state.seconds / 3600, 3),
+            "cpu_hours": round(state.cpu_seconds / 3600, 6),
             "device": f"{self.device.type}, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
             "seed": self.recipe.seed,
@@ -272,6 +278,12 @@ class _Run:
             state.best_match_rate = result.match_rate
             self._averaged().save(self.out / "best")
 
+    def _snapshot(self) -> None:
+        state, every = self.progress, self.recipe.record.snapshot_crystals
+        if every and state.crystals - state.snapshot_at >= every:
+            state.snapshot_at = state.crystals
+            self._averaged().save(self.out / "snapshots" / f"{state.crystals:010d}")
+
     def _checkpoint(self) -> None:
         state = self.progress
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -284,8 +296,10 @@ class _Run:
             "step": state.step,
             "crystals": state.crystals,
             "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
             "best_match_rate": state.best_match_rate,
             "validated_at": state.validated_at,
+            "snapshot_at": state.snapshot_at,
             "loader": self.loader.state_dict(),
             "average_updates": self.average.updates,
             "network": self.recipe.network.__dict__,
@@ -329,6 +343,6 @@ class _Run:
         self.noise.generator.set_state(checkpoint.tensors["random.noise"])
         torch.set_rng_state(checkpoint.tensors["random.torch"])
         self.loader.load_state_dict(saved["loader"])
-        for name in ("step", "crystals", "seconds", "best_match_rate", "validated_at"):
+        for name in (field.name for field in fields(Progress)):
             setattr(self.progress, name, saved[name])
         self._saved_step = self.progress.step
