@@ -9,6 +9,15 @@ MATCHER_LTOL = 0.3
 MATCHER_ANGLE_TOL = 10.0
 """Angle tolerance of the benchmark's ``StructureMatcher``, in degrees."""
 
+STRICT_STOL = 0.3
+"""Site tolerance of the stricter column: pymatgen's own default, in units of (V/N)^(1/3)."""
+
+STRICT_LTOL = 0.2
+"""Fractional length tolerance of the stricter column: pymatgen's own default."""
+
+STRICT_ANGLE_TOL = 5.0
+"""Angle tolerance of the stricter column: pymatgen's own default, in degrees."""
+
 STABLE_E_ABOVE_HULL = 0.08
 """A crystal at or below this many eV/atom above the hull counts as stable (paper section 4.3.2)."""
 

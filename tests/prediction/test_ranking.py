@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pymatgen.core import Structure
+from pymatgen.core.structure_matcher import StructureMatcher
 from toys import toy
 
 from dao.crystal import Crystal
@@ -63,6 +64,45 @@ def test_supercells_are_the_same_candidate() -> None:
     assert (first.count, first.space_group, first.num_atoms, first.formula_units) == (3, "Fm-3m", 2, 1)
     assert first.sample_indices == ((1, 0), (2, 0), (4, 0))
     assert (second.count, second.space_group, second.num_atoms) == (1, "Pm-3m", 2)
+
+
+def pymatgens_groups(crystals: list[Crystal]) -> list[list[int]]:
+    matcher = StructureMatcher(primitive_cell=False)
+    groups: list[list[int]] = []
+    for i, crystal in enumerate(crystals):
+        for group in groups:
+            if matcher.fit(crystals[group[0]].to_structure(), crystal.to_structure()):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
+
+
+def test_groups_are_pymatgens() -> None:
+    # from the same crystal to another one, by and by, so that many a pair is near the tolerances
+    rng = np.random.default_rng(0)
+    base = Crystal([11, 11, 17, 17, 8], rng.random((5, 3)), 4.5 * np.eye(3) + rng.uniform(-1, 1, (3, 3)))
+    samples = [
+        (1, i, noisy(base, i, angstrom, strain))
+        for i, (angstrom, strain) in enumerate((0.15 * (i % 8), 0.03 * (i % 6)) for i in range(40))
+    ]
+    found = rank_by_recurrence("Na2Cl2O", 5, samples, total=len(samples), source="generator")
+    wanted = pymatgens_groups([read_symmetry(crystal).crystal for _, _, crystal in samples])
+    assert 5 < len(wanted) < 35
+    assert max(map(len, wanted)) > 3
+    assert sorted([number for _, number in one.sample_indices] for one in found) == wanted
+
+
+def test_a_cell_that_is_none_is_like_no_other() -> None:
+    flat, needle = (Crystal(ROCKSALT.atomic_numbers, ROCKSALT.frac_coords, np.diag([3.0, 3.0, c])) for c in (0.0, 1e5))
+    found = ranked([(1, i, crystal) for i, crystal in enumerate([flat, ROCKSALT, needle, ROCKSALT, flat])])
+    assert sorted(candidate.sample_indices for candidate in found) == [
+        ((1, 0),),
+        ((1, 1), (1, 3)),
+        ((1, 2),),
+        ((1, 4),),
+    ]
 
 
 def test_ties_go_to_the_smaller_cell_then_the_higher_symmetry() -> None:

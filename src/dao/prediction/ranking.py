@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from dao.evaluation.matching_search import Reduced
 
 
 @dataclass(frozen=True)
@@ -100,28 +104,47 @@ def read_symmetry(crystal: Crystal) -> Reading:
         return Reading(crystal, 1, "P1", None)
 
 
+def _groups(crystals: Sequence[Crystal]) -> list[list[int]]:
+    """Numbers of the crystals that are the same: each joins the first group whose first member it fits.
+
+    What fits, pymatgen's StructureMatcher says at its own tolerances, tighter than the benchmark's, so that polymorphs
+    stay apart. The crystals must be primitive.
+    """
+    from dao.evaluation.matching_search import Tolerances, TooLargeError, fits, reduced
+
+    tolerances = Tolerances(STRICT_STOL, STRICT_LTOL, STRICT_ANGLE_TOL)
+
+    @cache
+    def cell(number: int) -> Reduced:
+        return reduced(crystals[number], primitive=False)
+
+    def same(one: int, two: int) -> bool:
+        try:
+            return fits(cell(one), cell(two), tolerances)
+        except (TooLargeError, ArithmeticError, LookupError, ValueError):
+            # a flat cell or a needle, which only other tools' samples can be, is like no other
+            return False
+
+    groups: list[list[int]] = []
+    for number in range(len(crystals)):
+        for group in groups:
+            if same(group[0], number):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
 def rank_by_recurrence(
     formula: str, atoms_per_formula: int, samples: Sequence[tuple[int, int, Crystal]], *, total: int, source: str
 ) -> list[Candidate]:
     """Distinct crystals among ``samples`` (formula units, index, crystal), the most recurrent first.
 
-    Samples are grouped by pymatgen's StructureMatcher at its own tolerances, tighter than the benchmark's, so that
-    polymorphs stay apart. A group is shown by the member with the group's commonest space group and median volume.
+    A group is shown by the member with the group's commonest space group and median volume.
     """
-    from pymatgen.core.structure_matcher import StructureMatcher
-
-    # the readings are primitive already
-    matcher = StructureMatcher(primitive_cell=False)
-    groups: list[list[int]] = []
     readings = [read_symmetry(crystal) for _, _, crystal in samples]
-    structures = [reading.crystal.to_structure() for reading in readings]
-    for i, structure in enumerate(structures):
-        for group in groups:
-            if len(structures[group[0]]) == len(structure) and matcher.fit(structures[group[0]], structure):
-                group.append(i)
-                break
-        else:
-            groups.append([i])
+    groups = _groups([reading.crystal for reading in readings])
 
     def shown(group: list[int]) -> Reading:
         commonest = Counter(readings[i].number for i in group).most_common(1)[0][0]
