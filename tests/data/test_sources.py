@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import time
 import tracemalloc
 import warnings
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -547,22 +549,74 @@ def test_real_rows_are_read(data_dir: Path) -> None:
     assert len({crystal.material_id for crystal in crystals}) == 200
 
 
+# JSON, ZIP, ASE databases (what they make of broken items is tested with dao.evaluation.predictions)
+
+
+def test_json(tmp_path: Path) -> None:
+    structures = [NACL.to_structure().as_dict(), CSCL.to_structure().as_dict()]
+    for name, content in (("a.json", structures), ("b.json", {"mp-1": structures[0], "mp-2": structures[1:]})):
+        first, second = read_crystals(write(tmp_path / name, json.dumps(content)))
+        assert same(first, NACL)
+        assert same(second, CSCL)
+        names = (first.material_id, second.material_id)
+        assert names == (("a-1", "a-2") if name == "a.json" else ("mp-1", "mp-2"))
+    (alone,) = read_crystals(write(tmp_path / "c.json", json.dumps(structures[1])))
+    assert same(alone, CSCL)
+
+
+def test_zip(tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("x_10.cif", "x_9.CIF", "sub/", "sub/y.cif", "notes.txt"):
+            archive.writestr(name, CSCL_CIF)
+    assert [crystal.material_id for crystal in read_crystals(file)] == ["y", "x_9", "x_10"]
+    assert all(same(crystal, CSCL) for crystal in read_crystals(file))
+
+
+def test_ase_db(tmp_path: Path) -> None:
+    from ase.constraints import FixAtoms
+    from ase.db import connect
+
+    atoms = NACL.to_atoms()
+    # objects that a row names are not made
+    atoms.set_constraint(FixAtoms([0]))  # type: ignore[no-untyped-call]
+    with connect(tmp_path / "a.db") as database:  # type: ignore[no-untyped-call]
+        database.write(atoms, material_id="mp-1", gap=5.0, data={"x": np.arange(3)})
+        database.write(CSCL.to_atoms())
+    first, second = read_crystals(tmp_path / "a.db")
+    assert same(first, NACL)
+    assert same(second, CSCL)
+    assert (first.material_id, first.info, second.material_id) == ("mp-1", {"gap": 5.0}, "a-2")
+
+
+def test_new_kinds_go_on_after_a_bad_item_if_asked(tmp_path: Path) -> None:
+    good = CSCL.to_structure().as_dict()
+    file = write(tmp_path / "a.json", json.dumps([good, {"sites": []}, good]))
+    refused(lambda: list(read_crystals(file)), f"{file}, entry 2: cannot be read (KeyError: 'lattice')")
+    errors: list[InputError] = []
+    assert [crystal.material_id for crystal in read_crystals(file, on_error=errors.append)] == ["a-1", "a-3"]
+    assert len(errors) == 1
+
+
 # any kind
 
 
-@pytest.mark.parametrize("name", ["a.cif", "POSCAR", "a.extxyz", "a.csv", "a.parquet", "a.json", "folder"])
+KINDS = [".cif", ".vasp", ".extxyz", ".csv", ".parquet", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".zip", ".db"]
+
+
+@pytest.mark.parametrize("name", ["POSCAR", *[f"a{suffix}" for suffix in KINDS], "a.dat", "folder"])
 def test_missing_and_empty_files(tmp_path: Path, name: str) -> None:
     refused(lambda: list(read_crystals(tmp_path / name)), f"{tmp_path / name}: no such file")
-    if name not in ("a.json", "folder"):
+    if name not in ("a.dat", "folder"):
         file = write(tmp_path / name, "")
         refused(lambda: list(read_crystals(file)), f"{file}: is empty")
 
 
 def test_unknown_kind(tmp_path: Path) -> None:
-    refused(lambda: read_crystals(write(tmp_path / "a.json", "{}")), "unknown kind", ".extxyz")
+    refused(lambda: read_crystals(write(tmp_path / "a.dat", "{}")), "unknown kind", ".extxyz")
 
 
-@pytest.mark.parametrize("suffix", [".cif", ".vasp", ".extxyz", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", KINDS)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(min_size=1, max_size=200))
 def test_junk_is_refused_in_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
