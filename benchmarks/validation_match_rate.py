@@ -52,11 +52,12 @@ def main() -> None:
     sampled = time.perf_counter() - started
     pairs = [(done[request].crystal, crystal) for crystal, own in owners for request in own]
     distances = rms_distances(pairs)
-    first, best = [], []
+    at_once: list[float | None] = []
+    best: list[float | None] = []
     for i in range(len(owners)):
-        own = distances[i * options.samples : (i + 1) * options.samples]
-        first.append(own[0])
-        best.append(min((d for d in own if d is not None), default=None))
+        tries = distances[i * options.samples : (i + 1) * options.samples]
+        at_once.append(tries[0])
+        best.append(min((d for d in tries if d is not None), default=None))
     report = {
         "weights": options.weights,
         "seed": options.seed,
@@ -65,8 +66,8 @@ def main() -> None:
         "evaluations_per_walk": evaluations(model, model.config.sampler),
         "walks_per_sample": sum(one.attempts for one in done.values()) / len(done),
         "discarded": sum(one.crystal is None for one in done.values()),
-        "matched_first": sum(d is not None for d in first),
-        "rms_sum_first": sum(d for d in first if d is not None),
+        "matched_first": sum(d is not None for d in at_once),
+        "rms_sum_first": sum(d for d in at_once if d is not None),
         "matched_best": sum(d is not None for d in best),
         "rms_sum_best": sum(d for d in best if d is not None),
         "sampling_seconds": round(sampled, 1),

@@ -36,11 +36,11 @@ class JsonLines:
             InputError: the lines were made by something else, or the file is not one of ours.
 
         """
-        if self.path.parent.exists() and not self.path.parent.is_dir():
-            raise InputError(f"{self.path.parent}: is no folder")
-        if not self.path.exists():
-            return []
         try:
+            if self.path.parent.exists() and not self.path.parent.is_dir():
+                raise InputError(f"{self.path.parent}: is no folder")
+            if not self.path.exists():
+                return []
             raw = self.path.read_bytes()
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror}") from None

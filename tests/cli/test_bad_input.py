@@ -48,6 +48,13 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = (checkpoint / "tensors.safetensors").read_bytes()
     (checkpoint / "tensors.safetensors").write_bytes(raw[: len(raw) // 2])
 
+    (folder / "cifs" / "none").mkdir()
+    (folder / "hello.json").write_text("hello")
+    (folder / "nan.json").write_text('{"a": [NaN]}')
+    (folder / "prototypes.json").write_text("{}")
+    (folder / "junk.zip").write_bytes(b"junk")
+    (folder / "tensors.pt").touch()
+
     (folder / "formulas.txt").write_text("NaCl\n# fine so far\nNaCl2x\n")
     (folder / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (folder / "empty.txt").touch()
@@ -75,6 +82,10 @@ def run(materials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 PREDICT = ["predict", "NaCl", "--weights", "@/weights"]
 TRAIN = ["train", "@/tiny.toml", "--data", "@/toys.parquet", "--device", "cpu"]
+
+CSP = ["evaluate", "csp", "--data", "@/toys.parquet", "--device", "cpu"]
+GENERATED = [*CSP, "--weights", "@/weights", "--k", "1"]
+GIVEN = [*CSP, "--predictions", "@/toys.parquet"]
 
 BAD: list[tuple[list[str], str]] = [
     # the ten
@@ -135,6 +146,57 @@ BAD: list[tuple[list[str], str]] = [
     ([*TRAIN, "--set", "validation.crystals=3", "--set", "data.validation_split=v"], "nothing to validate on"),
     ([*TRAIN, "--out", "@/run", "--set", "seed=5"], "seed is 0 there and 5 here"),
     ([*TRAIN, "--out", "@/run", "--resume", "--set", "network.blocks=3"], "network.blocks is 2 there and 3 here"),
+    # evaluation: the true crystals
+    (["evaluate", "csp", "--data", "nothing"], "neither a file or folder nor"),
+    (["evaluate", "csp", "--data", "x" * 300], "neither a file or folder nor"),
+    (["evaluate", "csp", "--data", "@/torn.parquet"], "as Parquet"),
+    (["evaluate", "csp", "--data", "@/cifs/none"], "no *.cif"),
+    (["evaluate", "csp", "--data", "@/cifs"], "bad.cif"),
+    (["evaluate", "csp", "--data", "@/formulas.txt"], "unknown kind"),
+    ([*GENERATED, "--split", "tset"], "no rows of split 'tset'"),
+    ([*GENERATED, "--max-atoms", "1"], "at most 1 atoms"),
+    ([*GENERATED, "--count", "0"], "'--count'"),
+    (["evaluate", "polymorphs", "--data", "nothing"], "neither a file or folder nor"),
+    # settings
+    ([*GENERATED, "--k", ""], "--k '': write rising whole numbers"),
+    ([*GENERATED, "--k", "0,1"], "--k '0,1'"),
+    ([*GENERATED, "--k", "5,1"], "--k '5,1'"),
+    ([*GENERATED, "--k", "1,1"], "--k '1,1'"),
+    ([*GENERATED, "--k", "1,,5"], "--k '1,,5'"),
+    ([*GENERATED, "--k", "1.5"], "--k '1.5'"),
+    ([*GENERATED, "--k", "1001"], "--k '1001'"),
+    ([*GENERATED, "--seeds", "0"], "'--seeds'"),
+    ([*GENERATED, "--steps", "0"], "'--steps'"),
+    ([*GENERATED, "--workers", "0"], "'--workers'"),
+    ([*GENERATED, "--time-limit", "0"], "'--time-limit'"),
+    ([*GENERATED, "--time-limit", "nan"], "'--time-limit'"),
+    ([*GENERATED, "--time-limit", "inf"], "'--time-limit'"),
+    ([*GENERATED, "--device", "gpu"], "--device 'gpu'"),
+    ([*GENERATED, "--out", "@/file"], "is not a folder"),
+    ([*GENERATED, "--out", "@/file/x"], "is not a folder"),
+    ([*GENERATED, "--out", "z" * 300], "File name too long"),
+    ([*CSP, "--weights", "huge"], "neither shipped"),
+    ([*CSP, "--weights", "@/torn-weights"], "model.safetensors: not readable"),
+    ([*GENERATED, "--prototypes", "@/nowhere.json"], "No such file"),
+    ([*GENERATED, "--prototypes", "@/hello.json"], "hello.json: not a mapping"),
+    ([*GENERATED, "--prototypes", "@/nan.json"], "nan.json: not a mapping"),
+    ([*GENERATED, "--prototypes", "@/prototypes.json"], "5 of the targets were not tried"),
+    ([*GIVEN, "--prototypes", "@/prototypes.json"], "5 of the targets were not tried"),
+    # predictions
+    ([*GIVEN, "--weights", "@/weights"], "leave out --weights"),
+    ([*GIVEN, "--seeds", "2"], "leave out --weights, --seeds"),
+    ([*GIVEN, "--steps", "2"], "leave out --weights"),
+    ([*GIVEN, "--precision", "float32"], "leave out --weights"),
+    ([*GIVEN, "--key", "name"], "'--key'"),
+    ([*GIVEN, "--key", "order", "--samples-per-target", "3"], "by order, 15 are needed"),
+    ([*GIVEN, "--samples-per-target", "0"], "'--samples-per-target'"),
+    ([*CSP, "--predictions", "@/nowhere.zip"], "does not exist"),
+    ([*CSP, "--predictions", "@/cifs/none"], "no *.cif"),
+    ([*CSP, "--predictions", "@/hello.json"], "hello.json: cannot be read"),
+    ([*CSP, "--predictions", "@/nan.json"], "none of 1 predictions can be read"),
+    ([*CSP, "--predictions", "@/junk.zip"], "junk.zip: cannot be read"),
+    ([*CSP, "--predictions", "@/tensors.pt"], "pickled data is never opened"),
+    ([*CSP, "--predictions", "@/formulas.txt"], "unknown kind"),
 ]
 
 
@@ -173,6 +235,7 @@ def dao(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedPr
         (["predict", "NaCl", "--weights", "@/torn-weights"], "model.safetensors: not readable"),
         (["train", "@/tiny.toml", "--data", "@/cifs", "--device", "cpu"], "bad.cif"),
         (["predict", "Na0Cl"], "count of Na is zero"),
+        ([*CSP, "--predictions", "@/nan.json"], "none of 1 predictions can be read"),
     ],
 )
 def test_as_a_process(materials: Path, tmp_path: Path, arguments: list[str], complaint: str) -> None:
@@ -197,7 +260,14 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.skipif("sys.platform != 'linux'")
-@pytest.mark.parametrize("arguments", [["predict", "NaCl", "--weights", "weights"], ["train", "mp20-flow-nano"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "NaCl", "--weights", "weights"],
+        ["train", "mp20-flow-nano"],
+        ["evaluate", "csp", "--data", "toys.parquet"],
+    ],
+)
 def test_a_folder_without_permission(
     materials: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +299,10 @@ def test_a_folder_without_permission(
         ["train", "@/tiny.toml", "--set", "network.widht=3"],
         ["train", "@/tiny.toml", "--data", "@/nowhere"],
         ["train", "nothing"],
+        [*GENERATED, "--k", "5,1"],
+        [*GENERATED, "--out", "@/file"],
+        [*GIVEN, "--steps", "3"],
+        [*CSP, "--predictions", "@/nowhere.zip"],
     ],
 )
 def test_flags_are_checked_before_torch_is_imported(materials: Path, tmp_path: Path, arguments: list[str]) -> None:

@@ -198,6 +198,30 @@ def test_cspnet_trains_by_the_same_recipe(toy_file: Path, tmp_path: Path) -> Non
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
+def test_finetuning_starts_from_other_weights(fit: Fit, tmp_path: Path) -> None:
+    before = fit("before", crystals=160) / "last"
+    after = fit("after", crystals=16, initial_weights=str(before), optimizer={"learning_rate": 1e-12}) / "last"
+    first, second = weights(before), weights(after)
+    assert all(torch.allclose(value, second[name], atol=1e-6) for name, value in first.items())
+    assert not all(torch.allclose(value, first[name], atol=1e-3) for name, value in weights(fit("x") / "last").items())
+    assert "0.00 M crystals of toys.parquet" in read_generator_config(after).training["pretraining"]
+    # scalers are the pretraining's, whatever is trained on now
+    few = tmp_path / "few.parquet"
+    write_parquet(few, toy_crystals()[:6], split=["train"] * 6)
+    scaled = weights(fit("few", source=few, crystals=16, batch_size=2, initial_weights=str(before)) / "last")
+    assert torch.equal(scaled["process.representation.mean"], first["process.representation.mean"])
+
+
+def test_weights_of_another_model_are_no_start(fit: Fit, tmp_path: Path) -> None:
+    before = fit("before", crystals=16) / "last"
+    for section, change in {"network": {"blocks": 3}, "process": {"assignment": "none"}}.items():
+        with pytest.raises(InputError, match=f"trained with another {section} than this recipe's"):
+            fit("other", crystals=16, initial_weights=str(before), **{section: change})
+    with pytest.raises(InputError, match="nowhere"):
+        fit("other", crystals=16, initial_weights=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_validation_keeps_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter([0.1, 0.5, 0.3, 0.5, 0.2])
     seen: list[dict[str, torch.Tensor]] = []

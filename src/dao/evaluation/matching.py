@@ -25,7 +25,7 @@ from dao.evaluation.time_limit import TooSlowError, within
 if TYPE_CHECKING:
     from pymatgen.core.structure_matcher import StructureMatcher
 
-    from dao.evaluation.matching_search import Reduced
+    from dao.evaluation.matching_search import Reduced, Tolerances
 
 Pair = tuple[Crystal | None, Crystal]
 T = TypeVar("T")
@@ -45,6 +45,17 @@ def matcher() -> StructureMatcher:
     return StructureMatcher(ltol=MATCHER_LTOL, stol=MATCHER_STOL, angle_tol=MATCHER_ANGLE_TOL)
 
 
+@cache
+def standard_tolerances() -> tuple[Tolerances, ...]:
+    """The benchmark's, and pymatgen's own."""
+    from dao.evaluation.matching_search import Tolerances
+
+    return (
+        Tolerances(MATCHER_STOL, MATCHER_LTOL, MATCHER_ANGLE_TOL),
+        Tolerances(STRICT_STOL, STRICT_LTOL, STRICT_ANGLE_TOL),
+    )
+
+
 @dataclass(frozen=True)
 class Match:
     """How one prediction compares with one reference.
@@ -52,8 +63,9 @@ class Match:
     Attributes:
         prediction: its number in the predictions.
         reference: its number in the references.
-        rms: RMS distance at the benchmark's tolerances, in units of (V/N)^(1/3); None where they do not match.
-        strict: the same at pymatgen's default tolerances.
+        rms: RMS distance at the benchmark's tolerances, or the first ones asked for, in units of (V/N)^(1/3); None
+            where they do not match.
+        strict: the same at pymatgen's default tolerances, or the second ones asked for; None where only one was.
         timed_out: no answer within the limits of time and memory, or a process died of the pair; counts as no match.
 
     """
@@ -65,7 +77,8 @@ class Match:
     timed_out: bool
 
 
-def _reduced_composition(crystal: Crystal) -> tuple[tuple[int, int], ...]:
+def reduced_composition(crystal: Crystal) -> tuple[tuple[int, int], ...]:
+    """(atomic number, atoms of it in the reduced formula), by rising atomic number."""
     counts = crystal.counts
     units = math.gcd(*counts.values())
     return tuple((number, count // units) for number, count in counts.items())
@@ -78,18 +91,15 @@ class _Comparison:
     """
 
     def __init__(self, seconds: float) -> None:
-        from dao.evaluation.matching_search import Tolerances
-
         self._seconds = seconds
-        self._tolerances = (
-            Tolerances(MATCHER_STOL, MATCHER_LTOL, MATCHER_ANGLE_TOL),
-            Tolerances(STRICT_STOL, STRICT_LTOL, STRICT_ANGLE_TOL),
-        )
         self._reduced: dict[tuple[str, int], Reduced | Answer] = {}
 
-    def answer(self, prediction: tuple[int, Crystal], reference: tuple[int, Crystal]) -> Answer:
+    def answer(
+        self, prediction: tuple[int, Crystal], reference: tuple[int, Crystal], tolerances: tuple[Tolerances, ...]
+    ) -> Answer:
         """Compare two crystals; their numbers tell whether they were met before."""
-        return self._compare(self._reduce("prediction", *prediction), self._reduce("reference", *reference))
+        one, two = self._reduce("prediction", *prediction), self._reduce("reference", *reference)
+        return self._compare(one, two, tolerances)
 
     def _reduce(self, kind: str, number: int, crystal: Crystal) -> Reduced | Answer:
         from dao.evaluation.matching_search import reduced
@@ -101,7 +111,7 @@ class _Comparison:
             self._reduced[key] = self._limit(lambda: reduced(crystal))
         return self._reduced[key]
 
-    def _compare(self, one: Reduced | Answer, two: Reduced | Answer) -> Answer:
+    def _compare(self, one: Reduced | Answer, two: Reduced | Answer, tolerances: tuple[Tolerances, ...]) -> Answer:
         from dao.evaluation.matching_search import Reduced, rms_distances
 
         if not isinstance(one, Reduced):
@@ -110,8 +120,8 @@ class _Comparison:
             return two
 
         def search() -> Answer:
-            rms, strict = rms_distances(one, two, self._tolerances)
-            return rms, strict, False
+            rms, *strict = rms_distances(one, two, tolerances)
+            return rms, strict[0] if strict else None, False
 
         return self._limit(search)
 
@@ -139,11 +149,15 @@ def compare(batches: Iterable[Batch], seconds: float) -> Generator[tuple[int, An
     for batch in batches:
         for position, prediction, reference in batch.pairs:
             one, two = batch.predictions[prediction], batch.references[reference]
-            yield position, comparison.answer((prediction, one), (reference, two))
+            tolerances = batch.tolerances or standard_tolerances()
+            yield position, comparison.answer((prediction, one), (reference, two), tolerances)
 
 
 def _batches(
-    todo: Sequence[tuple[int, int, int]], predictions: Sequence[Crystal | None], references: Sequence[Crystal]
+    todo: Sequence[tuple[int, int, int]],
+    predictions: Sequence[Crystal | None],
+    references: Sequence[Crystal],
+    tolerances: tuple[Tolerances, ...] | None,
 ) -> Iterator[Batch]:
     """Cut the pairs, without what a comparison does not need of the crystals."""
 
@@ -156,9 +170,8 @@ def _batches(
 
     for start in range(0, len(todo), BATCH):
         pairs = tuple(todo[start : start + BATCH])
-        yield Batch(
-            pairs, bare(predictions, {pair[1] for pair in pairs}), bare(references, {pair[2] for pair in pairs})
-        )
+        ones, twos = ({pair[kind] for pair in pairs} for kind in (1, 2))
+        yield Batch(pairs, bare(predictions, ones), bare(references, twos), tolerances)
 
 
 def match_pairs(
@@ -169,6 +182,7 @@ def match_pairs(
     workers: int = 1,
     seconds: float = 10.0,
     on_match: Callable[[Match], None] | None = None,
+    tolerances: tuple[Tolerances, ...] | None = None,
 ) -> list[Match]:
     """Compare predictions with references as ``StructureMatcher.get_rms_dist(prediction, reference)`` does.
 
@@ -184,6 +198,7 @@ def match_pairs(
         seconds: time limit of each reduction and each search. It needs SIGALRM: without (Windows, or another than the
             main thread) only processes that hang are stopped, and with one worker nothing is.
         on_match: called here with each answer as it comes, in any order.
+        tolerances: one, or two of which the first is the wider; by default the benchmark's and pymatgen's own.
 
     Returns:
         One answer a pair, in the order of the pairs.
@@ -203,7 +218,7 @@ def match_pairs(
             on_match(match)
 
     compositions = {
-        kind: [None if crystal is None else _reduced_composition(crystal) for crystal in crystals]
+        kind: [None if crystal is None else reduced_composition(crystal) for crystal in crystals]
         for kind, crystals in (("predictions", predictions), ("references", references))
     }
     todo = []
@@ -216,7 +231,7 @@ def match_pairs(
     # pairs of one composition, and of one prediction, stay together: each process reduces little twice
     todo.sort()
     ordered = [(position, prediction, reference) for _, prediction, reference, position in todo]
-    batches = _batches(ordered, predictions, references)
+    batches = _batches(ordered, predictions, references, tolerances)
     processes = min(workers, math.ceil(len(todo) / BATCH))
     done = compare(batches, seconds) if workers == 1 else answers(batches, workers=processes, seconds=seconds)
     with closing(done):

@@ -15,8 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from dao.crystal import Crystal
+
+if TYPE_CHECKING:
+    from dao.evaluation.matching_search import Tolerances
 
 RECYCLE = 500
 """Batches after which a process is replaced."""
@@ -28,7 +32,7 @@ START = 300.0
 """Seconds a process may take to start."""
 
 Answer = tuple[float | None, float | None, bool]
-"""RMS distances at the benchmark's and at the strict tolerances (None = no match); whether the time ran out."""
+"""RMS distances at the first and at the second tolerances (None = no match); whether the time ran out."""
 
 TIMED_OUT: Answer = (None, None, True)
 
@@ -41,12 +45,14 @@ class Batch:
         pairs: (position in the caller's list, prediction, reference) each.
         predictions: crystals by the number the pairs use.
         references: the same.
+        tolerances: to compare with; None for the usual two.
 
     """
 
     pairs: tuple[tuple[int, int, int], ...]
     predictions: dict[int, Crystal]
     references: dict[int, Crystal]
+    tolerances: tuple[Tolerances, ...] | None = None
 
 
 def _work(connection: Connection, seconds: float) -> None:

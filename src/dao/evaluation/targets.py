@@ -1,0 +1,218 @@
+"""The crystals that a prediction is scored against: a benchmark's split, or any file of known crystals.
+
+Nothing is left out: unlike training data, the targets are all that the file holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dao.crystal import Crystal
+from dao.data.locate import data_folder
+from dao.data.store import SPLIT, column_names, in_split, pack_crystals, read_packed
+from dao.errors import InputError
+
+NAMES = {"mp20": "MP-20 (reconstructed, 97.3 %)", "mpts52": "MPTS-52"}
+"""What reports call the benchmark files."""
+
+PUBLISHED = {"mp20": "MP-20", "mpts52": "MPTS-52"}
+"""Which published figures stand beside them."""
+
+EXACT = "exact"
+"""Column of crystals that are the benchmark's own structure, where others are a newer release of the same entry."""
+
+BEYOND = "beyond prototypes"
+"""Targets that none of the prototype substitutions matches (DESIGN 5)."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """M crystals to predict.
+
+    Attributes:
+        name: of the data, for reports.
+        benchmark: key into the published figures, or "".
+        crystals: M of them, each with an id.
+        total: how many the split has, of which these are the chosen ones.
+        split: its name, or "".
+        subsets: name -> (M,) members, such as "exact".
+
+    """
+
+    name: str
+    benchmark: str
+    crystals: tuple[Crystal, ...]
+    total: int
+    split: str
+    subsets: dict[str, npt.NDArray[np.bool_]]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Material ids."""
+        return tuple(crystal.name for crystal in self.crystals)
+
+    @property
+    def compositions(self) -> list[tuple[int, ...]]:
+        """Sorted atomic numbers of each cell: all that a generator is told."""
+        return [tuple(sorted(crystal.atomic_numbers.tolist())) for crystal in self.crystals]
+
+    def select(self, rows: Iterable[int]) -> Targets:
+        """Those targets alone."""
+        index = np.fromiter(rows, dtype=np.int64)
+        subsets = {name: members[index] for name, members in self.subsets.items()}
+        chosen = tuple(self.crystals[i] for i in index.tolist())
+        return Targets(self.name, self.benchmark, chosen, self.total, self.split, subsets)
+
+    def fingerprint(self) -> str:
+        """Short hash of all structures in their order."""
+        return crystals_fingerprint(self.crystals)
+
+
+def crystals_fingerprint(crystals: Iterable[Crystal | None]) -> str:
+    """Short hash of structures in their order; None counts as one."""
+    digest = hashlib.sha256()
+    for crystal in crystals:
+        if crystal is None:
+            digest.update(b"-")
+            continue
+        digest.update(str(crystal.num_atoms).encode())
+        for array in (crystal.atomic_numbers, crystal.frac_coords, crystal.lattice):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def find_data(name_or_path: str) -> Path:
+    """A benchmark of the data folder by name (``mp20``), or a file or folder by path.
+
+    Raises:
+        InputError: neither.
+
+    """
+    named = data_folder() / f"{name_or_path}.parquet"
+    path = Path(name_or_path)
+    with suppress(OSError):  # a name that no file can have
+        if path.exists():
+            return path
+        if named.is_file():
+            return named
+    raise InputError(f"--data {name_or_path!r}: neither a file or folder nor {named} (set DAO_DATA)")
+
+
+def test_split(path: Path) -> str | None:
+    """``test`` for a Parquet file that has splits; None for one without, and for every other kind."""
+    if path.suffix.lower() == ".parquet" and path.is_file() and SPLIT in column_names(path):
+        return "test"
+    return None
+
+
+def load_targets(
+    path: Path, *, split: str | None = None, count: int | None = None, seed: int = 0, max_atoms: int | None = None
+) -> Targets:
+    """Read the targets: all of a split, or the fixed random ``count`` of it that ``seed`` draws, in the file's order.
+
+    Args:
+        path: whatever :func:`dao.data.sources.read_crystals` knows.
+        split: value of the column ``split``; None takes every row.
+        count: how many; None or too many takes all.
+        seed: of the draw; the same seed gives every method the same crystals.
+        max_atoms: leave larger cells out.
+
+    Raises:
+        InputError: unreadable, no such split, no crystals, or two with the same id.
+
+    """
+    import torch
+
+    if path.suffix.lower() == ".parquet" and not path.is_dir():
+        columns = (EXACT,) if EXACT in column_names(path) else ()
+        packed = read_packed(path, split=split, columns=columns, max_atoms=max_atoms)
+    else:
+        packed = pack_crystals(_read(path, split, max_atoms))
+    total = len(packed)
+    chosen = torch.arange(total)
+    if count is not None:
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    packed = packed.select(chosen)
+    if len(set(packed.ids)) < len(packed):
+        raise InputError(f"{path}: several crystals share an id")
+    subsets = {}
+    if EXACT in packed.columns:
+        exact = packed.columns[EXACT].astype(bool)
+        if not exact.all():
+            subsets[EXACT] = exact
+    return Targets(
+        name=NAMES.get(path.stem, path.name),
+        benchmark=PUBLISHED.get(path.stem, ""),
+        crystals=tuple(packed.crystal(i) for i in range(len(packed))),
+        total=total,
+        split=split or "",
+        subsets=subsets,
+    )
+
+
+def _read(path: Path, split: str | None, max_atoms: int | None) -> list[Crystal]:
+    from dao.data.sources import read_crystals
+
+    crystals = list(read_crystals(path))
+    if split is not None and any(SPLIT in crystal.info for crystal in crystals):
+        crystals = [crystal for crystal in crystals if crystal.info.get(SPLIT) == split]
+    elif split is not None:
+        raise InputError(f"{path} has no {SPLIT!r} column")
+    if max_atoms is not None:
+        crystals = [crystal for crystal in crystals if crystal.num_atoms <= max_atoms]
+    if not crystals:
+        raise InputError(f"{path} has no crystals{in_split(split)}")
+    return crystals
+
+
+def read_prototypes(path: Path) -> dict[str, list[float | None]]:
+    """What ``benchmarks/prototype_baseline.py --out`` wrote.
+
+    Raises:
+        InputError: unreadable, or something else.
+
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [_distance(one) for one in _list(own)] for name, own in record.items()}
+    except OSError as error:
+        raise InputError(f"--prototypes {path}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise InputError(f"--prototypes {path}: not a mapping of material ids to RMS distances") from None
+
+
+def _list(value: Any) -> list[Any]:  # noqa: ANN401 -- what JSON holds
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _distance(value: Any) -> float | None:  # noqa: ANN401 -- what JSON holds
+    if value is None:
+        return None
+    if isinstance(value, bool | str) or not 0.0 <= float(value) < np.inf:
+        raise ValueError
+    return float(value)
+
+
+def with_prototypes(targets: Targets, prototypes: Mapping[str, Sequence[float | None]]) -> Targets:
+    """The targets with their subset "beyond prototypes".
+
+    Raises:
+        InputError: a target was not tried.
+
+    """
+    untried = [name for name in targets.ids if name not in prototypes]
+    if untried:
+        raise InputError(f"--prototypes: {len(untried)} of the targets were not tried, such as {untried[0]}")
+    beyond = np.array([all(one is None for one in prototypes[name]) for name in targets.ids])
+    return replace(targets, subsets={**targets.subsets, BEYOND: beyond})
