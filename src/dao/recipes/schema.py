@@ -23,6 +23,8 @@ class DataRecipe(_Section):
     """File under ``$DAO_DATA`` (or the folder given by ``--data``)."""
     train_split: str = "train"
     validation_split: str = "val"
+    validation_file: str | None = None
+    """File that holds the validation split; None: the same file. Looked for beside the training data."""
     max_atoms: int = Field(default=20, ge=1)
 
 
@@ -84,6 +86,9 @@ class Recipe(_Section):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None leaves torch's choice."""
     data: DataRecipe = DataRecipe()
+    initial_weights: str | None = None
+    """Start from these weights (shipped name, folder or Hub id) instead of random ones: finetuning. Their network and
+    process must be this recipe's; their fitted scalers (volumes, means) stay as they are."""
     network: NetworkConfig
     process: ProcessConfig
     optimizer: OptimizerRecipe = OptimizerRecipe()

@@ -125,12 +125,17 @@ def train(
     training_set = load_packed(
         path, split=recipe.data.train_split, max_atoms=recipe.data.max_atoms, split_optional=True, note=tell
     )
+    validation_path = path
+    if recipe.data.validation_file is not None:
+        validation_path = training_file(
+            recipe.data.validation_file, data if data is None or data.is_dir() else data.parent
+        )
     if recipe.validation.crystals > 0:
         # read now: an error would come hours later
-        fixed_subset(path, recipe.data, recipe.validation)
+        fixed_subset(validation_path, recipe.data, recipe.validation)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    run = _Run(recipe, training_set, chosen_device, out, path)
+    run = _Run(recipe, training_set, chosen_device, out, path, validation_path)
     if checkpoint is not None:
         run.restore(checkpoint)
         tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
@@ -142,13 +147,41 @@ def _keep_silent(text: str) -> None:
     del text
 
 
+def load_initial_weights(model: Generator, source: str) -> str:
+    """Copy parameters and fitted scalers of other weights into ``model``; returns what they were trained on, in words.
+
+    Raises:
+        InputError: no such weights, or weights of another network or process.
+
+    """
+    other = Generator.load(source)
+    for section in ("network", "process"):
+        mine, theirs = (getattr(config, section) for config in (model.config, other.config))
+        if section == "process":
+            # weights of losses belong to a training, not to a model
+            theirs = replace(theirs, coordinate_weight=mine.coordinate_weight, lattice_weight=mine.lattice_weight)
+        if mine != theirs:
+            raise InputError(f"initial_weights {source}: trained with another {section} than this recipe's")
+    model.load_state_dict(other.state_dict())
+    record = other.config.training
+    before = f"{record['pretraining']}; then " if record.get("pretraining") else ""
+    return f"{before}{record.get('crystals_seen', 0) / 1e6:.2f} M crystals of {record.get('data', 'unknown data')}"
+
+
 class _Run:
     """The state of one training."""
 
     def __init__(
-        self, recipe: Recipe, training_set: PackedCrystals, device: torch.device, out: Path, data: Path
+        self,
+        recipe: Recipe,
+        training_set: PackedCrystals,
+        device: torch.device,
+        out: Path,
+        data: Path,
+        validation_data: Path,
     ) -> None:
-        self.recipe, self.device, self.out, self.data = recipe, device, out, data
+        self.recipe, self.device, self.out = recipe, device, out
+        self.data, self.validation_data = data, validation_data
         if recipe.network.space_groups:
             training_set = replace(training_set, labels={"space_group": space_group_labels(training_set)})
         torch.manual_seed(recipe.seed)
@@ -160,7 +193,11 @@ class _Run:
             cells=cell_frequencies(training_set),
         )
         self.model = Generator(config)
-        self.model.process.representation.fit(training_set.lattice, training_set.element_counts())
+        self.pretraining = ""
+        if recipe.initial_weights is None:
+            self.model.process.representation.fit(training_set.lattice, training_set.element_counts())
+        else:
+            self.pretraining = load_initial_weights(self.model, recipe.initial_weights)
         self.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         choose = torch.optim.AdamW if recipe.optimizer.kind == "adamw" else torch.optim.Adam
@@ -247,6 +284,7 @@ class _Run:
         state = self.progress
         record = {
             "recipe": self.recipe.model_dump(mode="json"),
+            "pretraining": self.pretraining,
             "data": f"{self.data.name}, {self._split()}{len(self.loader.crystals)} crystals",
             "crystals_seen": state.crystals,
             "epochs": round(state.crystals / len(self.loader.crystals), 2),
@@ -271,7 +309,7 @@ class _Run:
         state.validated_at = state.crystals
         bar.note("validating")
         model = self._averaged().to(self.device)
-        result = validate(model, self.data, recipe.data, recipe.validation)
+        result = validate(model, self.validation_data, recipe.data, recipe.validation)
         log.validation(state.step, state.crystals, state.seconds, result.figures())
         bar.note(f"match rate {result.match_rate:.1%}")
         if result.match_rate > state.best_match_rate:
