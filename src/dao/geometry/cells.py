@@ -6,22 +6,18 @@ Tolerances (``symprec``) are distances in A.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from dao.crystal import Crystal
 from dao.errors import InputError
+from dao.geometry.symmetry import TRUSTED_SYMPREC, SymmetryDataset, symmetry_dataset
 
-if TYPE_CHECKING:
-    from moyopy import MoyoDataset
-
-SYMPREC = 0.01
+SYMPREC = TRUSTED_SYMPREC
 """Default tolerance in A, as in pymatgen's ``SpacegroupAnalyzer``: for relaxed or experimental structures."""
 
 REFINE_SYMPRECS = (0.01, 0.05, 0.1, 0.2)
@@ -32,9 +28,6 @@ REFINE_MAX_DISPLACEMENT = 0.1
 
 REFINE_MAX_STRAIN = 0.03
 """Largest principal strain of the cell that :func:`refine_space_group` believes (3 % of a length)."""
-
-# without a handler Python prints what moyo remarks (left-out operations of a supercell, say) to stderr
-logging.getLogger("moyo").addHandler(logging.NullHandler())
 
 _IMAGES = np.array(list(product((-1.0, 0.0, 1.0), repeat=3)))
 _PAIRS_AT_ONCE = 20_000
@@ -98,11 +91,10 @@ def primitive(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
         InputError: no symmetry can be determined (coinciding atoms, degenerate cell, absurd ``symprec``).
 
     """
-    dataset = _dataset(crystal, symprec)
-    to_primitive = np.array(dataset.prim_std_linear)
+    dataset = symmetry_dataset(crystal, symprec)
+    to_primitive = dataset.to_primitive
     coords = crystal.frac_coords @ np.linalg.inv(to_primitive).T
-    sites = np.array(dataset.mapping_std_prim)
-    _, firsts, members = np.unique(sites, return_index=True, return_inverse=True)
+    _, firsts, members = np.unique(dataset.sites, return_index=True, return_inverse=True)
     offsets = coords - coords[firsts[members]]
     offsets -= np.rint(offsets)
     means = np.stack([np.bincount(members, weights=offsets[:, axis]) for axis in range(3)], axis=1)
@@ -119,7 +111,7 @@ def space_group(crystal: Crystal, symprec: float = SYMPREC) -> tuple[int, str]:
         InputError: no symmetry can be determined (coinciding atoms, degenerate cell, absurd ``symprec``).
 
     """
-    number = int(_dataset(crystal, symprec).number)
+    number = symmetry_dataset(crystal, symprec).number
     return number, _symbol(number)
 
 
@@ -130,8 +122,8 @@ def symmetrize(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
         InputError: no symmetry can be determined (coinciding atoms, degenerate cell, absurd ``symprec``).
 
     """
-    cell = _dataset(crystal, symprec).prim_std_cell
-    return _rebuilt(crystal, np.array(cell.numbers), np.array(cell.positions), np.array(cell.basis))
+    dataset = symmetry_dataset(crystal, symprec)
+    return _rebuilt(crystal, dataset.atomic_numbers, dataset.frac_coords, dataset.lattice)
 
 
 def refine_space_group(
@@ -157,17 +149,17 @@ def refine_space_group(
     best: tuple[int, int, float] | None = None
     for symprec in sorted(symprecs):
         try:
-            dataset = _dataset(crystal, symprec)
+            dataset = symmetry_dataset(crystal, symprec)
         except InputError:
             continue
         displacement, strain = _distortion(crystal, dataset)
         # not dataset.operations, from which those that a supercell's lattice lacks are left out
-        translations = crystal.num_atoms // dataset.prim_std_cell.num_atoms
-        operations = translations * _point_group_order(int(dataset.number))
+        translations = crystal.num_atoms // dataset.atomic_numbers.size
+        operations = translations * _point_group_order(dataset.number)
         if displacement > max_displacement or strain > max_strain:
             continue
         if best is None or operations > best[0]:
-            best = (operations, int(dataset.number), symprec)
+            best = (operations, dataset.number, symprec)
     if best is None:
         raise InputError(
             f"{crystal.name}: no space group at a tolerance of {', '.join(f'{value:g}' for value in symprecs)} A"
@@ -175,13 +167,11 @@ def refine_space_group(
     return best[1], _symbol(best[1]), best[2]
 
 
-def _distortion(crystal: Crystal, dataset: MoyoDataset) -> tuple[float, float]:
+def _distortion(crystal: Crystal, dataset: SymmetryDataset) -> tuple[float, float]:
     """Farthest that symmetrising moves an atom (A, uniform shift removed) and its largest principal strain."""
-    to_primitive = np.array(dataset.prim_std_linear)
-    ideal = dataset.prim_std_cell
-    basis = np.array(ideal.basis)
-    coords = (crystal.frac_coords - np.array(dataset.prim_std_origin_shift)) @ np.linalg.inv(to_primitive).T
-    moved = coords - np.array(ideal.positions)[np.array(dataset.mapping_std_prim)]
+    to_primitive, basis = dataset.to_primitive, dataset.lattice
+    coords = (crystal.frac_coords - dataset.origin_shift) @ np.linalg.inv(to_primitive).T
+    moved = coords - dataset.frac_coords[dataset.sites]
     moved = (moved - np.rint(moved)) @ basis
     moved -= moved.mean(0)
     # the ideal cell is rotated to its standard setting: singular values do not see that
@@ -200,16 +190,6 @@ def _symbol(number: int) -> str:
     from moyopy import SpaceGroupType
 
     return SpaceGroupType(number).hm_short.replace(" ", "")
-
-
-def _dataset(crystal: Crystal, symprec: float) -> MoyoDataset:
-    from moyopy import Cell, MoyoDataset
-
-    cell = Cell(crystal.lattice.tolist(), crystal.frac_coords.tolist(), crystal.atomic_numbers.tolist())
-    try:
-        return MoyoDataset(cell, symprec=symprec)
-    except ValueError as error:
-        raise InputError(f"{crystal.name}: no space group at a tolerance of {symprec:g} A ({error})") from error
 
 
 def _reduce(
