@@ -21,6 +21,7 @@ from dao.evaluation.targets import (
     load_targets,
     read_prototypes,
     with_prototypes,
+    with_unseen,
 )
 from dao.evaluation.targets import test_split as split_of  # pytest would take its own name for a test
 
@@ -195,3 +196,17 @@ def test_a_prototypes_file_that_cannot_be_read(tmp_path: Path) -> None:
     for name, complaint in (("none.json", "No such file"), (".", "Is a directory"), ("latin.json", "not a mapping")):
         with pytest.raises(InputError, match=complaint):
             read_prototypes(tmp_path / name)
+
+
+def test_unseen_are_neither_by_id_nor_by_structure_in_the_training_data(tmp_path: Path) -> None:
+    known = toy("rocksalt", ("Na", "Cl"), 5.64, "a")
+    larger = toy("rocksalt", ("Na", "Cl"), 5.9, "b")  # the same but for its volume, which the matcher scales
+    other = toy("cscl", ("Na", "Cl"), 3.5, "c")
+    renamed = toy("fluorite", ("Ca", "F"), 5.46, "d")
+    path = tmp_path / "x.parquet"
+    write_parquet(path, [known, larger, other, renamed], split=["test"] * 4)
+    targets = load_targets(path)
+    shared_id = toy("perovskite", ("Sr", "Ti", "O"), 3.9, "d")
+    for training, unseen in (([known], [0, 0, 1, 1]), ([shared_id], [1, 1, 1, 0]), ([], [1, 1, 1, 1])):
+        assert with_unseen(targets, training).subsets["unseen"].tolist() == [bool(one) for one in unseen]
+    assert "unseen" not in targets.subsets

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dao.cli.options import FormatOption, Quiet, check_out_folder
+from dao.cli.options import FormatOption, Quiet, check_out_folder, source_and_splits
 from dao.errors import InputError
 
 app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
@@ -82,7 +82,7 @@ def deduplicate(
     from dao.data.uniform import find_source
 
     source = find_source(pool)
-    sets = [_reference(text) for text in against]
+    sets = [source_and_splits(text, "--against") for text in against]
     for path, _ in [(source, ()), *sets]:
         if path.resolve() in {out.resolve(), out.with_suffix(".json").resolve()}:
             raise InputError(f"--out {str(out)!r}: would overwrite {path}")
@@ -126,24 +126,3 @@ def _check_out_file(out: Path) -> None:
         raise InputError(f"--out {str(out)!r}: {error.strerror}") from None
     if is_folder or out.suffix.lower() != ".parquet":
         raise InputError(f"--out {str(out)!r}: must be a file called something.parquet")
-
-
-def _reference(text: str) -> tuple[Path, tuple[str, ...]]:
-    """``mp20:val,test`` as a path and splits; a path that holds a colon is tried first.
-
-    Raises:
-        InputError: no such source.
-
-    """
-    from dao.data.uniform import find_source
-
-    name, colon, splits = text.rpartition(":")
-    try:
-        return find_source(text), ()
-    except InputError:
-        if not colon:
-            raise
-    wanted = tuple(dict.fromkeys(filter(None, splits.split(","))))
-    if not wanted:
-        raise InputError(f"--against {text!r}: names no split after the colon")
-    return find_source(name), wanted

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder
+from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder, source_and_splits
 from dao.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,6 +96,12 @@ def csp(
             help="JSON of benchmarks/prototype_baseline.py for these crystals: adds the subset beyond prototypes.",
         ),
     ] = None,
+    seen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH[:SPLIT]", help="The training data: adds the subset that is not in it by id or structure."
+        ),
+    ] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger true crystals out.")] = None,
     steps: Steps = None,
     precision: Precision = None,
@@ -115,8 +121,9 @@ def csp(
     check_device(device)
     check_out_folder(out)
 
+    from dao.data.deduplicate import read_references
     from dao.evaluation.run import How, evaluate_predictions
-    from dao.evaluation.targets import find_data, read_prototypes
+    from dao.evaluation.targets import find_data, read_prototypes, with_unseen
 
     how = How(
         out=out,
@@ -127,7 +134,10 @@ def csp(
         progress=not quiet,
         prototypes=None if prototypes is None else read_prototypes(prototypes),
     )
+    training = None if seen is None else source_and_splits(seen, "--seen")
     targets = _targets(find_data(data), split, count, max_atoms)
+    if training is not None:
+        targets = with_unseen(targets, read_references(*training).crystals, workers=workers, seconds=time_limit)
     if predictions is None:
         settings = {"steps": steps, "precision": precision}
         result = _generator(targets, how, weights, device, range(seed, seed + seeds), settings, batch_size)

@@ -47,3 +47,24 @@ def check_out_folder(folder: Path) -> None:
         raise InputError(f"--out {str(folder)!r}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"--out {str(folder)!r}: no permission to write in {nearest}")
+
+
+def source_and_splits(text: str, option: str) -> tuple[Path, tuple[str, ...]]:
+    """``mp20:val,test`` as a path and splits; a path that holds a colon is tried first.
+
+    Raises:
+        InputError: no such source, or no split after the colon.
+
+    """
+    from dao.data.uniform import find_source
+
+    name, colon, splits = text.rpartition(":")
+    try:
+        return find_source(text), ()
+    except InputError:
+        if not colon:
+            raise
+    wanted = tuple(dict.fromkeys(filter(None, splits.split(","))))
+    if not wanted:
+        raise InputError(f"{option} {text!r}: names no split after the colon")
+    return find_source(name), wanted

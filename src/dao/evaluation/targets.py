@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dao.crystal import Crystal
-from dao.data.locate import data_folder
 from dao.data.store import SPLIT, column_names, in_split, pack_crystals, read_packed
+from dao.data.uniform import find_source
 from dao.errors import InputError
 
 NAMES = {"mp20": "MP-20 (reconstructed, 97.3 %)", "mpts52": "MPTS-52"}
@@ -32,6 +31,9 @@ EXACT = "exact"
 
 BEYOND = "beyond prototypes"
 """Targets that none of the prototype substitutions matches (DESIGN 5)."""
+
+UNSEEN = "unseen"
+"""Targets that are not in the training data, neither by id nor by structure."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,10 @@ def find_data(name_or_path: str) -> Path:
         InputError: neither.
 
     """
-    named = data_folder() / f"{name_or_path}.parquet"
-    path = Path(name_or_path)
-    with suppress(OSError):  # a name that no file can have
-        if path.exists():
-            return path
-        if named.is_file():
-            return named
-    raise InputError(f"--data {name_or_path!r}: neither a file or folder nor {named} (set DAO_DATA)")
+    try:
+        return find_source(name_or_path)
+    except InputError as error:
+        raise InputError(f"--data {error}") from None
 
 
 def test_split(path: Path) -> str | None:
@@ -216,3 +214,32 @@ def with_prototypes(targets: Targets, prototypes: Mapping[str, Sequence[float | 
         raise InputError(f"--prototypes: {len(untried)} of the targets were not tried, such as {untried[0]}")
     beyond = np.array([all(one is None for one in prototypes[name]) for name in targets.ids])
     return replace(targets, subsets={**targets.subsets, BEYOND: beyond})
+
+
+def with_unseen(targets: Targets, training: Sequence[Crystal], *, workers: int = 1, seconds: float = 10.0) -> Targets:
+    """The targets with their subset "unseen".
+
+    Args:
+        targets: M targets.
+        training: what the model has seen; a crystal of it that a target matches at the benchmark's tolerances, or that
+            shares a target's id, makes the target a seen one.
+        workers: processes.
+        seconds: time limit of a comparison; a target whose comparison takes longer counts as seen.
+
+    """
+    from dao.evaluation.matching import match_pairs, reduced_composition
+
+    rows: dict[Any, list[int]] = {}
+    for row, crystal in enumerate(training):
+        rows.setdefault(reduced_composition(crystal), []).append(row)
+    pairs = [
+        (row, target)
+        for target, crystal in enumerate(targets.crystals)
+        for row in rows.get(reduced_composition(crystal), ())
+    ]
+    ids = {crystal.material_id for crystal in training if crystal.material_id is not None}
+    unseen = np.array([crystal.material_id not in ids for crystal in targets.crystals])
+    for match in match_pairs(training, targets.crystals, pairs, workers=workers, seconds=seconds):
+        if match.rms is not None or match.timed_out:
+            unseen[match.reference] = False
+    return replace(targets, subsets={**targets.subsets, UNSEEN: unseen})
