@@ -178,6 +178,8 @@ BAD: list[tuple[list[str], str]] = [
     ([*CSP, "--weights", "huge"], "neither shipped"),
     ([*CSP, "--weights", "@/torn-weights"], "model.safetensors: not readable"),
     ([*GENERATED, "--prototypes", "@/nowhere.json"], "No such file"),
+    ([*GENERATED, "--seen", "nowhere:train"], "'nowhere': neither a file or folder nor"),
+    ([*GENERATED, "--seen", "@/file:"], "names no split after the colon"),
     ([*GENERATED, "--prototypes", "@/hello.json"], "hello.json: not a mapping"),
     ([*GENERATED, "--prototypes", "@/nan.json"], "nan.json: not a mapping"),
     ([*GENERATED, "--prototypes", "@/prototypes.json"], "5 of the targets were not tried"),
