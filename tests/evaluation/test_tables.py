@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,10 @@ def test_report_of_little_leaves_sections_out() -> None:
     assert page.count("### By number of atoms") == 1
     none = report("None", {}, run(0))
     assert "### By" not in none
+
+
+def test_unseen_rows_stand_beside_published_ones() -> None:
+    scores = replace(run(), subsets={"unseen": np.arange(6) < 4, "exact": np.arange(6) < 3})
+    page = report("x", {}, scores, ks=(1,), published=[row("A", k=1, match_rate=50.0)])
+    ours = [line.split("|")[1].strip() for line in page.splitlines() if "**this run**" in line]
+    assert ours == ["**this run**, 6 crystals"] * 2 + ["**this run**, 4 unseen crystals"] * 2

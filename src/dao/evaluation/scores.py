@@ -19,6 +19,9 @@ from dao.errors import InputError
 EVERY = "all"
 """Name of the subset that holds every target."""
 
+UNSEEN = "unseen"
+"""Name of the subset that is not in the training data, neither by id nor by structure."""
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dao.evaluation.metrics import SeedRow, Spread, by_elements, by_size, over_seeds, ranked_row, rows
 from dao.evaluation.polymorphs import PAPER_ALL_HIT, Coverage, Polymorph, coverage
 from dao.evaluation.published import Published
-from dao.evaluation.scores import EVERY, Interval, Row, Scores
+from dao.evaluation.scores import EVERY, UNSEEN, Interval, Row, Scores
 
 NONE = "–"
 """Printed for what was not measured or is not defined."""
@@ -124,7 +124,7 @@ def published_table(
 
     Args:
         published: all of one data set; match rates in percent. Printed by falling match rate.
-        ours: rows of all targets.
+        ours: rows of all targets, and of the subsets that belong beside published figures.
         settings: of our run; "Parameters", "Network evaluations" and "Pretraining" are printed where given.
 
     """
@@ -133,7 +133,8 @@ def published_table(
     body = []
     for k in sorted({*(row.k for row in published), *(row.k for row in ours)}):
         for row in (row for row in ours if row.k == k):
-            name = f"**this run**, {row.crystals:,} crystals"
+            which = "" if row.subset == EVERY else f" {row.subset}"
+            name = f"**this run**, {row.crystals:,}{which} crystals"
             unfiltered = [
                 f"**{_percent(row.unfiltered)}**",
                 *map(_distance, (row.rmse, row.crmse)),
@@ -220,7 +221,8 @@ def report(
     for heading, text in (sections or {}).items():
         page += [f"## {heading}", text]
     if published:
-        ours = [row for row in lines if row.subset == EVERY]
+        # what a model was trained on says little of it: those rows stand alone where they are known
+        ours = [row for row in lines if row.subset in {EVERY, UNSEEN}]
         page += ["## Published results", _PUBLISHED, published_table(published, ours, settings)]
     if figures:
         page += ["## Figures", *(f"![{_one_line(caption)}]({path})" for caption, path in figures.items())]

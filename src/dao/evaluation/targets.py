@@ -19,6 +19,7 @@ from dao.crystal import Crystal
 from dao.data.store import SPLIT, column_names, in_split, pack_crystals, read_packed
 from dao.data.uniform import find_source
 from dao.errors import InputError
+from dao.evaluation.scores import UNSEEN
 
 NAMES = {"mp20": "MP-20 (reconstructed, 97.3 %)", "mpts52": "MPTS-52"}
 """What reports call the benchmark files."""
@@ -31,9 +32,6 @@ EXACT = "exact"
 
 BEYOND = "beyond prototypes"
 """Targets that none of the prototype substitutions matches (DESIGN 5)."""
-
-UNSEEN = "unseen"
-"""Targets that are not in the training data, neither by id nor by structure."""
 
 
 @dataclass(frozen=True)
