@@ -177,7 +177,8 @@ def polymorphs(
     groups = polymorph_groups([crystal.reduced_formula for crystal in everything.crystals])
     if not groups:
         raise InputError(f"{data}: no composition has more than one crystal")
-    targets = everything.select(sorted(row for members in groups.values() for row in members))
+    rows = sorted(row for members in groups.values() for row in members)
+    targets = everything.select(rows, "those whose composition occurs more than once")
     ks = tuple(sorted({1, samples}))
     how = How(out=out, ks=ks, workers=workers, seconds=time_limit, ranked=False, progress=not quiet)
     settings = {"steps": steps, "precision": precision}

@@ -285,7 +285,7 @@ def _finish(
 def _settings(targets: Targets, how: How, described: dict[str, str]) -> dict[str, str]:
     split = f", split {targets.split}" if targets.split else ""
     count = f"{len(targets.crystals):,} of {targets.total:,} crystals"
-    drawn = "" if len(targets.crystals) == targets.total else ", a fixed random subset"
+    drawn = f", {targets.choice}" if targets.choice else ""
     return {
         **described,
         "Data": f"{targets.name}{split}: {count}{drawn}",

@@ -45,6 +45,7 @@ class Targets:
         total: how many the split has, of which these are the chosen ones.
         split: its name, or "".
         subsets: name -> (M,) members, such as "exact".
+        choice: which these are of the split, in words, or "" for all.
 
     """
 
@@ -54,6 +55,7 @@ class Targets:
     total: int
     split: str
     subsets: dict[str, npt.NDArray[np.bool_]]
+    choice: str = ""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -65,12 +67,12 @@ class Targets:
         """Sorted atomic numbers of each cell: all that a generator is told."""
         return [tuple(sorted(crystal.atomic_numbers.tolist())) for crystal in self.crystals]
 
-    def select(self, rows: Iterable[int]) -> Targets:
-        """Those targets alone."""
+    def select(self, rows: Iterable[int], choice: str = "a selection") -> Targets:
+        """Those targets alone; ``choice`` says in words which they are."""
         index = np.fromiter(rows, dtype=np.int64)
         subsets = {name: members[index] for name, members in self.subsets.items()}
         chosen = tuple(self.crystals[i] for i in index.tolist())
-        return Targets(self.name, self.benchmark, chosen, self.total, self.split, subsets)
+        return replace(self, crystals=chosen, subsets=subsets, choice=choice)
 
     def fingerprint(self) -> str:
         """Short hash of all structures in their order."""
@@ -152,6 +154,7 @@ def load_targets(
         total=total,
         split=split or "",
         subsets=subsets,
+        choice="" if len(packed) == total else "a fixed random subset",
     )
 
 
