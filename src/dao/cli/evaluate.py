@@ -217,12 +217,10 @@ def _generator(
     settings: dict[str, Any],
     batch_size: int | None,
 ) -> Evaluation:
-    from dao.device import choose_device
     from dao.evaluation.run import evaluate_generator
-    from dao.models import Generator
-    from dao.weights import DEFAULT
+    from dao.prediction.pipeline import load_generator
 
-    model = Generator.load(weights or DEFAULT, device=choose_device(device))
+    model = load_generator(weights, device)
     return evaluate_generator(
         model, targets, how, seeds=list(seeds), settings=model.config.sampler.updated(**settings), batch_size=batch_size
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dao.crystal import DEFAULT_LIMITS, Crystal, Limits
 from dao.data.store import SPLIT, PackedCrystals, column_names, in_split, pack_crystals, read_packed
+from dao.data.uniform import is_parquet
 from dao.errors import InputError
 from dao.geometry.lattice import volume
 
@@ -46,7 +47,7 @@ def load_packed(
         InputError: missing, of no known kind, malformed, without ``split``, or without any crystal to keep.
 
     """
-    if path.suffix.lower() == ".parquet" and not path.is_dir():
+    if is_parquet(path):
         has_split = SPLIT in column_names(path)
         keep = split if has_split or not split_optional else None
         columns = (SPLIT,) if has_split else ()

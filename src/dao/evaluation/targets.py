@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dao.crystal import Crystal
 from dao.data.store import SPLIT, column_names, in_split, pack_crystals, read_packed
-from dao.data.uniform import find_source
+from dao.data.uniform import find_source, is_parquet
 from dao.errors import InputError
 from dao.evaluation.scores import UNSEEN
 
@@ -107,7 +107,7 @@ def find_data(name_or_path: str) -> Path:
 
 def test_split(path: Path) -> str | None:
     """``test`` for a Parquet file that has splits; None for one without, and for every other kind."""
-    if path.suffix.lower() == ".parquet" and path.is_file() and SPLIT in column_names(path):
+    if is_parquet(path) and SPLIT in column_names(path):
         return "test"
     return None
 
@@ -130,7 +130,7 @@ def load_targets(
     """
     import torch
 
-    if path.suffix.lower() == ".parquet" and not path.is_dir():
+    if is_parquet(path):
         columns = (EXACT,) if EXACT in column_names(path) else ()
         packed = read_packed(path, split=split, columns=columns, max_atoms=max_atoms)
     else:
