@@ -1,6 +1,6 @@
 """Fast matching against pymatgen one pair at a time: same decisions? How much faster?
 
-Run: python benchmarks/matching.py [--pairs 10000] [--weights nano] [--seed 0] [--data FILE]
+Run: python benchmarks/matching.py [--pairs 10000] [--weights small] [--seed 0] [--data FILE]
 
 References are MP-20 validation crystals. Predictions are of three kinds, in equal shares: samples of a generator (10
 steps; `--weights ""` for none), perturbed copies of the truth (strains of 1 to 25 %, atoms moved by up to 0.15 of the
@@ -131,7 +131,7 @@ def main() -> None:
     """Print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--weights", default="nano")
+    parser.add_argument("--weights", default="small")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Match rate against network evaluations, for each sampler and velocity scale of a flow generator, on validation.
 
-Run: python benchmarks/sampler_study.py --weights nano --crystals 400 --out sampler_study.csv [--plan budgets|scales]
+Run: python benchmarks/sampler_study.py --weights small --crystals 400 --out sampler_study.csv [--plan budgets|scales]
 
 One sample a crystal of the MP-20 validation split (fixed subset), unfiltered. Rows are appended as they are finished,
 and those that the file already holds are not run again. ``evaluations`` is what was really spent a sample, with the
@@ -59,7 +59,7 @@ def plan(kind: str, base: SamplerSettings) -> Iterator[SamplerSettings]:
 def main() -> None:
     """Append one row a setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="nano")
+    parser.add_argument("--weights", default="small")
     parser.add_argument("--crystals", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")

@@ -291,11 +291,11 @@ def test_collapsed_samples_fail_alone(lattice: Lattice, poison: float, monkeypat
 def test_a_failed_walk_starts_again_from_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("euler", "log_metric", space_groups=False)
     attempts: list[tuple[int, int]] = []
-    original = dao.sampling._sample_batch
+    original: Any = dao.sampling._sample_batch
 
-    def flaky(model: Generator, requests: list[SampleRequest], seed: int, settings: Any, attempt: int) -> list[Sample]:
+    def flaky(model: Generator, requests: list[SampleRequest], *rest: Any, attempt: int) -> list[Sample]:
         attempts.append((attempt, len(requests)))
-        made = original(model, requests, seed, settings, attempt)
+        made: list[Sample] = original(model, requests, *rest, attempt=attempt)
         return [Sample(one.request, None, "too bad", 1) if attempt < one.request.index else one for one in made]
 
     monkeypatch.setattr(dao.sampling, "_sample_batch", flaky)

@@ -286,6 +286,8 @@ class CrystalBatch:
         lattice: (B, 3, 3) row vectors in A.
         num_atoms: (B,) int64.
         labels: (B,) tensors by name (``space_group``, energies), empty unless the data has them.
+        sites: (B, N) row of the site table (:mod:`dao.geometry.wyckoff`) of each atom, 0 = padding. Coordinates are
+            then those of the Wyckoff maps, not reduced to the cell.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -297,6 +299,7 @@ class CrystalBatch:
     lattice: Float[Tensor, "b 3 3"]
     num_atoms: Int[Tensor, " b"]
     labels: dict[str, Tensor] = field(default_factory=dict)
+    sites: Int[Tensor, "b n"] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes (jaxtyping cannot here: torch's name is not known to this module at run time)."""
@@ -370,4 +373,5 @@ class CrystalBatch:
             lattice=self.lattice.to(device=device, dtype=dtype),
             num_atoms=self.num_atoms.to(device=device),
             labels={name: values.to(device=device) for name, values in self.labels.items()},
+            sites=None if self.sites is None else self.sites.to(device=device),
         )

@@ -19,19 +19,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dao.crystal import CrystalBatch
+from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.networks.build import build_network
 from dao.networks.config import NETWORKS, SPACE_GROUPS, NetworkConfig
 from dao.networks.heads import CoordinateHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
+from dao.networks.symmetry import SymmetryPrior
+from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.processes.base import Prediction, Process, State
 from dao.processes.build import build_process
 from dao.processes.config import ProcessConfig, SamplerSettings
+from dao.processes.representations import ConventionalLogMetricLattice
+from dao.processes.symmetric_flow import SymmetricFlow
+from dao.processes.symmetry import SymmetryTable
 from dao.weights import CONFIG, resolve
 
 FORMAT_VERSION = 1
 """Raised when a saved folder changes its meaning; older folders are refused with their number."""
 
 WEIGHTS = "model.safetensors"
+
+MEMORY = "memory."
+"""Prefix of the tensors in a file of weights that are no parameters but the symmetry prior's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,8 @@ class GeneratorConfig:
     network: NetworkConfig
     process: ProcessConfig
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    symmetry: SymmetryPriorConfig | None = None
+    """The network that says space group and Wyckoff positions, for a symmetric process."""
     cells: dict[str, dict[str, int]] = field(default_factory=dict)
     """How often, in the training set, formula units of that many atoms came with that many units a primitive cell."""
     parameters: int = 0
@@ -71,9 +82,12 @@ class Generator(nn.Module):
         else:
             hidden = network.width if network.conditioning == "scale_shift" else None
             self.lattice_head = InvariantLatticeHead(crystal_width, hidden)
-        self.space_group_head = (
-            SpaceGroupHead(crystal_width, network.width, SPACE_GROUPS) if network.space_groups else None
-        )
+        predicts_groups = network.space_groups and not network.wyckoff_positions
+        self.space_group_head = SpaceGroupHead(crystal_width, network.width, SPACE_GROUPS) if predicts_groups else None
+        self.symmetry_table = SymmetryTable() if isinstance(self.process, SymmetricFlow) else None
+        self.symmetry_prior = SymmetryPrior(config.symmetry) if config.symmetry is not None else None
+        self.symmetry_memory: SymmetryMemory | None = None
+        """Known assignments that the prior looks similar compositions up in."""
 
     def forward(
         self,
@@ -92,19 +106,34 @@ class Generator(nn.Module):
     def _features(
         self, atomic_numbers: Tensor, mask: Tensor, state: State, time: Tensor, space_group: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        representation = self.process.representation
-        lattice = representation.decode(state.lattice, atomic_numbers)
+        representation, symmetry = self.process.representation, state.symmetry
+        with torch.autocast(state.lattice.device.type, enabled=False):
+            lattice = self._lattice(state, atomic_numbers)
         features = representation.features(state.lattice, atomic_numbers)
-        nodes, crystal = self.network(atomic_numbers, state.frac_coords, lattice, features, time, mask, space_group)
+        known = (space_group, None) if symmetry is None else (symmetry.space_group, symmetry.position)
+        nodes, crystal = self.network(atomic_numbers, state.frac_coords, lattice, features, time, mask, *known)
         return nodes, crystal, lattice
 
+    def _lattice(self, state: State, atomic_numbers: Tensor) -> Tensor:
+        representation = self.process.representation
+        if state.symmetry is not None and isinstance(representation, ConventionalLogMetricLattice):
+            return representation.decode_primitive(state.lattice, atomic_numbers, state.symmetry.cell)
+        return representation.decode(state.lattice, atomic_numbers)
+
     def encode(self, batch: CrystalBatch) -> State:
-        """Clean crystals as a state of the process."""
-        return State(batch.frac_coords, self.process.representation.encode(batch.lattice, batch.atomic_numbers))
+        """Clean crystals as a state of the process; a symmetric one needs their ``sites`` and ``space_group``."""
+        representation = self.process.representation
+        if self.symmetry_table is None or not isinstance(representation, ConventionalLogMetricLattice):
+            return State(batch.frac_coords, representation.encode(batch.lattice, batch.atomic_numbers))
+        if batch.sites is None:
+            raise ValueError("a symmetric process needs symmetrised crystals")
+        symmetry = self.symmetry_table.of_batch(batch.sites, batch.labels["space_group"])
+        numbers = representation.encode_primitive(batch.lattice, batch.atomic_numbers, symmetry.cell)
+        return State(batch.frac_coords, numbers, symmetry)
 
     def decode(self, state: State, atomic_numbers: Int[Tensor, "b n"], num_atoms: Int[Tensor, " b"]) -> CrystalBatch:
         """Crystals of a state at t = 0."""
-        lattice = self.process.representation.decode(state.lattice, atomic_numbers)
+        lattice = self._lattice(state, atomic_numbers)
         return CrystalBatch(
             atomic_numbers=atomic_numbers, frac_coords=state.frac_coords, lattice=lattice, num_atoms=num_atoms
         )
@@ -118,10 +147,15 @@ class Generator(nn.Module):
     def fingerprint(self) -> str:
         """Short hash of all weights and scalers: two models that share it give the same samples."""
         digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
+        for name, value in sorted({**self.state_dict(), **self._memory_tensors()}.items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _memory_tensors(self) -> dict[str, Tensor]:
+        if self.symmetry_memory is None:
+            return {}
+        return {f"{MEMORY}{name}": value for name, value in self.symmetry_memory.to_tensors().items()}
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write ``model.safetensors`` and ``config.json``; parameters as ``dtype``, fitted scalers as they are."""
@@ -130,7 +164,7 @@ class Generator(nn.Module):
         tensors = {
             name: (value.to(dtype) if name in parameters else value).detach().cpu().contiguous()
             for name, value in self.state_dict().items()
-        }
+        } | self._memory_tensors()
         temporary = folder / f".{WEIGHTS}.part"
         save_file(tensors, temporary)
         temporary.chmod(0o644)  # safetensors lets its owner alone read it
@@ -156,6 +190,7 @@ class Generator(nn.Module):
             tensors = load_file(path)
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
+        memory = {name.removeprefix(MEMORY): tensors.pop(name) for name in list(tensors) if name.startswith(MEMORY)}
         expected = model.state_dict()
         wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
             name for name in expected if expected[name].shape != tensors[name].shape
@@ -163,6 +198,11 @@ class Generator(nn.Module):
         if wrong:
             raise InputError(f"{path}: tensors do not fit config.json (first: {wrong[0]})")
         model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+        if memory:
+            try:
+                model.symmetry_memory = SymmetryMemory.from_tensors(memory)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
         return model.to(device).eval()
 
 

@@ -19,14 +19,23 @@ import torch
 from torch import Tensor
 
 from dao.crystal import DEFAULT_LIMITS, Crystal, CrystalBatch
+from dao.elements import SYMBOLS
 from dao.errors import InputError
+from dao.geometry.wyckoff import check_space_group, orbit_sites, wyckoff_positions
+from dao.geometry.wyckoff_assignments import fits
 from dao.models import Generator
 from dao.networks.config import SPACE_GROUPS
+from dao.networks.symmetry_search import SymmetryProposal, propose
 from dao.processes.base import Denoiser, Prediction, State, full_time
 from dao.processes.config import SamplerSettings
+from dao.processes.symmetry import Symmetry
 
 ATOMS_PER_BATCH = 4096
 """Default size of a batch; larger ones are no faster on a CPU."""
+
+
+PROPOSALS = 40
+"""Assignments of Wyckoff positions that the samples of a composition share."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class SampleRequest:
     replica: int = 0
     """Other noise for the same ``index``: crystals to predict that share a composition each get samples of their own,
     as if each stood alone (``index`` decides the share of space groups, ``replica`` only the noise)."""
+    orbits: tuple[tuple[int, str], ...] | None = None
+    """With ``space_group``: (element, Wyckoff letter) of each orbit, for generators that keep symmetry."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,8 @@ def sample(
     check_requests(model, requests)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch size must be at least 1, got {batch_size}")
-    return (_sample_with_retries(model, batch, seed, settings) for batch in batches(requests, batch_size))
+    choice = SymmetryChoice(model, settings)
+    return (_sample_with_retries(model, batch, seed, settings, choice) for batch in batches(requests, batch_size))
 
 
 def check_settings(model: Generator, settings: SamplerSettings) -> SamplerSettings:
@@ -160,28 +172,103 @@ def check_requests(model: Generator, requests: Sequence[SampleRequest]) -> None:
     """
     for request in requests:
         DEFAULT_LIMITS.check_composition(Counter(request.atomic_numbers), "sample")
+        if request.orbits is not None:
+            _check_orbits(model, request)
+        if model.symmetry_table is not None and request.orbits is None and model.symmetry_prior is None:
+            raise InputError("these weights hold no symmetry prior: each sample needs its space group and orbits")
         if request.space_group is None:
             continue
-        if model.space_group_head is None:
+        if model.space_group_head is None and model.symmetry_table is None:
             raise InputError(f"space group {request.space_group} is asked of weights that know no space groups")
         if not 1 <= request.space_group <= SPACE_GROUPS:
             raise InputError(f"space group {request.space_group} is outside 1 to {SPACE_GROUPS}")
+        if model.symmetry_table is not None and request.orbits is None:
+            counts = Counter(request.atomic_numbers)
+            if not fits(request.space_group, [counts[number] for number in sorted(counts)]):
+                atoms = " ".join(f"{SYMBOLS[number]}{counts[number]}" for number in sorted(counts))
+                raise InputError(f"no Wyckoff positions of space group {request.space_group} hold {atoms}")
+
+
+def _check_orbits(model: Generator, request: SampleRequest) -> None:
+    """Refuse orbits that are not, in their order, the atoms asked for."""
+    if model.symmetry_table is None or request.space_group is None:
+        raise InputError("orbits are asked of weights without symmetry, or without their space group")
+    check_space_group(request.space_group)
+    known = {one.letter: one.multiplicity for one in wyckoff_positions(request.space_group)}
+    orbits = request.orbits or ()
+    unknown = next((letter for _, letter in orbits if letter not in known), None)
+    if unknown is not None:
+        raise InputError(f"space group {request.space_group} has no Wyckoff position {unknown!r}")
+    if tuple(number for number, letter in orbits for _ in range(known[letter])) != request.atomic_numbers:
+        raise InputError(f"orbits of space group {request.space_group} do not hold the atoms asked for, in their order")
+
+
+class SymmetryChoice:
+    """Space group and Wyckoff positions of each sample, where the generator's process keeps them.
+
+    A sample that does not ask for its own gets its share of those that the symmetry prior proposes for its composition.
+    """
+
+    def __init__(self, model: Generator, settings: SamplerSettings) -> None:
+        """Nothing is proposed yet."""
+        self._prior, self._memory, self._table = model.symmetry_prior, model.symmetry_memory, model.symmetry_table
+        self._temperature = settings.space_group_temperature
+        self._proposals: dict[tuple[tuple[int, ...], int | None], list[SymmetryProposal]] = {}
+
+    def of_batch(self, requests: Sequence[SampleRequest], width: int) -> Symmetry | None:
+        """The symmetry of a batch padded to ``width`` atoms; None for a process without."""
+        if self._table is None:
+            return None
+        sites = np.zeros((len(requests), width), dtype=np.int64)
+        groups = np.zeros(len(requests), dtype=np.int64)
+        self._propose(requests)
+        for i, request in enumerate(requests):
+            groups[i], orbits = self._chosen(request)
+            occupied = orbit_sites(int(groups[i]), [letter for _, letter in orbits])
+            sites[i, : len(occupied)] = occupied
+        device = self._table.maps.device
+        return self._table.of_batch(torch.from_numpy(sites).to(device), torch.from_numpy(groups).to(device))
+
+    def _propose(self, requests: Sequence[SampleRequest]) -> None:
+        new = list(
+            dict.fromkeys(
+                (request.atomic_numbers, request.space_group) for request in requests if request.orbits is None
+            ).keys()
+            - self._proposals.keys()
+        )
+        for group in sorted({group for _, group in new}, key=lambda group: group or 0):
+            compositions = sorted(numbers for numbers, wanted in new if wanted == group)
+            assert self._prior is not None  # noqa: S101 -- check_requests has refused otherwise
+            counts = [Counter(numbers) for numbers in compositions]
+            found = propose(self._prior, counts, PROPOSALS, self._memory, space_group=group)
+            for numbers, proposals in zip(compositions, found, strict=True):
+                self._proposals[numbers, group] = proposals
+
+    def _chosen(self, request: SampleRequest) -> tuple[int, tuple[tuple[int, str], ...]]:
+        if request.orbits is not None and request.space_group is not None:
+            return request.space_group, request.orbits
+        proposals = self._proposals[request.atomic_numbers, request.space_group]
+        if not proposals:  # every composition fits space group 1, and an unfit one asked for is refused at once
+            raise InputError(f"no Wyckoff positions found for {len(request.atomic_numbers)} atoms")
+        logits = np.log([one.probability for one in proposals]) / self._temperature
+        chosen = proposals[apportioned(np.exp(logits - logits.max()), request.index)]
+        return chosen.space_group, chosen.orbits
 
 
 def _sample_with_retries(
-    model: Generator, batch: list[SampleRequest], seed: int, settings: SamplerSettings
+    model: Generator, batch: list[SampleRequest], seed: int, settings: SamplerSettings, choice: SymmetryChoice
 ) -> list[Sample]:
     """Walk until each sample is a crystal, or its attempts are used up.
 
     Two atoms of one element that meet can never part again: the network is equivariant to their exchange, so what it
     says of both is the same. Only other noise helps.
     """
-    samples = _sample_batch(model, batch, seed, settings, attempt=0)
+    samples = _sample_batch(model, batch, seed, settings, choice, attempt=0)
     for attempt in range(1, settings.attempts):
         failed = [i for i, one in enumerate(samples) if one.crystal is None]
         if not failed:
             break
-        again = _sample_batch(model, [batch[i] for i in failed], seed, settings, attempt)
+        again = _sample_batch(model, [batch[i] for i in failed], seed, settings, choice, attempt=attempt)
         for i, one in zip(failed, again, strict=True):
             samples[i] = one
     return samples
@@ -195,7 +282,12 @@ def evaluations(model: Generator, settings: SamplerSettings) -> int:
 
 @torch.no_grad()
 def _sample_batch(
-    model: Generator, requests: list[SampleRequest], seed: int, settings: SamplerSettings, attempt: int
+    model: Generator,
+    requests: list[SampleRequest],
+    seed: int,
+    settings: SamplerSettings,
+    choice: SymmetryChoice,
+    attempt: int,
 ) -> list[Sample]:
     like = next(model.parameters())
     width = max(len(request.atomic_numbers) for request in requests)
@@ -206,7 +298,7 @@ def _sample_batch(
     mask = numbers > 0
     noise = SampleNoise(requests, seed, like, attempt)
 
-    state = model.process.prior(mask, noise)
+    state = model.process.prior(mask, noise, choice.of_batch(requests, width))
     groups = _space_groups(model, requests, numbers, mask, seed, settings)
 
     def denoise(at: State, time: Tensor) -> Prediction:

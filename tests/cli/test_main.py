@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,7 +267,13 @@ def test_damaged_weights_config(run: Run, shelf: Path, content: bytes) -> None:
 def test_train_passes_everything_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     recipes, fit = ModuleType("dao.recipes"), ModuleType("dao.training.fit")
-    recipes.load = lambda name, overrides: (name, overrides)  # type: ignore[attr-defined]
+    chosen = SimpleNamespace(task="generator")
+
+    def load(name: str, overrides: dict[str, str]) -> SimpleNamespace:
+        chosen.asked = (name, overrides)
+        return chosen
+
+    recipes.load = load  # type: ignore[attr-defined]
     fit.train = lambda recipe, **settings: calls.append((recipe, settings))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dao.recipes", recipes)
     monkeypatch.setitem(sys.modules, "dao.training.fit", fit)
@@ -278,7 +284,8 @@ def test_train_passes_everything_on(run: Run, tmp_path: Path, monkeypatch: pytes
     assert (code, err) == (0, "")
     quiet = {"progress": False, "note": None}
     expected = {"out": Path("runs/own"), "data": data, "device": "auto", "resume": True, **quiet}
-    assert calls == [(("recipes/own.toml", {"batch_size": "5", "network.width": "256", "seed": "3"}), expected)]
+    assert chosen.asked == ("recipes/own.toml", {"batch_size": "5", "network.width": "256", "seed": "3"})
+    assert calls == [(chosen, expected)]
     assert run("train", "own", "--data", "nowhere.parquet")[0] == 2
     assert run("train", "own", "--device", "tpu")[0] == 2
     assert len(calls) == 1

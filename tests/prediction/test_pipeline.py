@@ -131,7 +131,7 @@ def test_folders_of_several_formulas(tmp_path: Path, weights: Path) -> None:
 def test_a_second_run_samples_nothing(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run({NACL: (1, 2)}, tmp_path, weights)
     before = listing([tmp_path])
-    monkeypatch.setattr("dao.sampling._sample_batch", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr("dao.sampling._sample_batch", lambda *_, **__: pytest.fail("sampled again"))
     second = run({NACL: (1, 2)}, tmp_path, weights, batch_size=1)
     assert listing([tmp_path]) == before
     assert [one.record() for one in first.candidates] == [one.record() for one in second.candidates]

@@ -52,6 +52,7 @@ def test_table_names_each_by_its_name() -> None:
     assert {name: kind().name for name, kind in REPRESENTATIONS.items()} == {
         "matrix": "matrix",
         "log_metric": "log_metric",
+        "conventional_log_metric": "conventional_log_metric",
     }
 
 

@@ -8,10 +8,18 @@ import pytest
 from dao.errors import InputError
 from dao.networks.config import CrysformerConfig
 from dao.processes.config import METHODS
-from dao.recipes import load, shipped
+from dao.recipes import load as load_any
+from dao.recipes import shipped
 from dao.recipes.schema import Recipe
 
 PAPER = "mp20-diffusion-base"
+GENERATORS = [name for name in shipped() if not name.endswith("-symmetry")]
+
+
+def load(name: str, overrides: dict[str, str] | None = None) -> Recipe:
+    recipe = load_any(name, overrides)
+    assert isinstance(recipe, Recipe)
+    return recipe
 
 
 def test_the_shipped_recipes_are_listed() -> None:
@@ -27,7 +35,7 @@ def test_the_four_pairs_differ_in_network_process_and_sampler_alone() -> None:
     assert len({recipe.model_dump_json(exclude=free) for recipe in pairs}) == 1
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", GENERATORS)
 def test_every_shipped_recipe_loads(name: str) -> None:
     recipe = load(name)
     assert recipe.name == name
@@ -40,7 +48,7 @@ def test_every_shipped_recipe_loads(name: str) -> None:
     assert recipe.validation.every < recipe.crystals
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", GENERATORS)
 def test_a_recipe_survives_being_written_into_a_run(name: str) -> None:
     recipe = load(name)
     assert Recipe.model_validate(json.loads(recipe.model_dump_json())) == recipe

@@ -137,7 +137,7 @@ def test_accumulation_counts_as_one_larger_batch(fit: Fit) -> None:
 def one_step(toy_file: Path, tmp_path: Path, **optimizer: Any) -> dao.training.fit._Run:
     chosen = recipe(optimizer=optimizer)
     training_set = load_packed(toy_file, split="train")
-    run = dao.training.fit._Run(chosen, training_set, torch.device("cpu"), tmp_path, toy_file, toy_file)
+    run = dao.training.fit._Run(chosen, training_set, torch.device("cpu"), tmp_path, toy_file, toy_file, print)
     figures = run._step()
     assert float(figures["gradient_norm"]) > 0.1  # before clipping
     return run

@@ -21,7 +21,7 @@ app = typer.Typer(help="Score predictions against known crystals.", no_args_is_h
 CSP_EXAMPLES = """\b
 Examples:
   dao evaluate csp --data mp20 --count 500 --out runs/mp20
-  dao evaluate csp --weights runs/nano/best --data mpts52 --k 1,5,20 --seeds 3
+  dao evaluate csp --weights runs/small/best --data mpts52 --k 1,5,20 --seeds 3
   dao evaluate csp --predictions generated.extxyz --reference test.csv
 
 \b

@@ -16,6 +16,7 @@ Examples:
   dao train mp20-flow-nano --data mp20.parquet --out runs/nano
   dao train mp20-flow-nano --out runs/wide --set network.width=256 --set crystals=2000000
   dao train mp20-flow-nano --out runs/nano --set crystals=9000000 --resume
+  dao train mp20-symmetry --data mp20.parquet --out runs/symmetry
 
 \b
 A training that was interrupted goes on where it stopped when the same command is given again."""
@@ -61,9 +62,14 @@ def train(
 
     chosen = load(recipe, overrides)
 
+    note = None if quiet else partial(typer.echo, err=True)
+    if chosen.task == "symmetry":
+        from dao.training.fit_symmetry import train_symmetry
+
+        train_symmetry(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)
+        return
     from dao.training.fit import train as fit
 
-    note = None if quiet else partial(typer.echo, err=True)
     fit(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)
 
 

@@ -11,7 +11,7 @@ from dao.cli.options import FormatOption
 
 app = typer.Typer(
     help="Show the weights that ship with the package.",
-    epilog="\b\nExamples:\n  dao weights list\n  dao weights info nano",
+    epilog="\b\nExamples:\n  dao weights list\n  dao weights info small",
     rich_markup_mode=None,
 )
 
@@ -40,7 +40,7 @@ def list_weights(output: FormatOption = "table") -> None:
         print_table(rows, COLUMNS)
 
 
-@app.command("info", epilog="\b\nExample:\n  dao weights info nano")
+@app.command("info", epilog="\b\nExample:\n  dao weights info small")
 def info(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A shipped name, or a folder of weights.")],
     output: FormatOption = "table",

@@ -45,6 +45,8 @@ class PackedCrystals:
     """Columns of the file by name, one value a crystal."""
     labels: dict[str, Tensor] = field(default_factory=dict)
     """What batches carry besides the crystals, one number a crystal: space groups, energies."""
+    sites: Int[Tensor, " a"] | None = None
+    """Row of the site table (:func:`dao.geometry.wyckoff.site_table`) of each atom; None without symmetry."""
 
     def __len__(self) -> int:
         """Count crystals."""
@@ -60,6 +62,8 @@ class PackedCrystals:
         moved = {
             name: getattr(self, name).to(device) for name in ("atomic_numbers", "frac_coords", "lattice", "offsets")
         }
+        if self.sites is not None:
+            moved["sites"] = self.sites.to(device)
         return replace(self, **moved, labels={name: values.to(device) for name, values in self.labels.items()})
 
     def batch(self, indices: Int[Tensor, " b"], pad_to: int | None = None) -> CrystalBatch:
@@ -75,6 +79,7 @@ class PackedCrystals:
             lattice=self.lattice[indices],
             num_atoms=count,
             labels={name: values[indices] for name, values in self.labels.items()},
+            sites=None if self.sites is None else self.sites[flat].long() * mask,
         )
 
     def select(self, indices: Int[Tensor, " b"]) -> PackedCrystals:
@@ -92,6 +97,7 @@ class PackedCrystals:
             ids=tuple(self.ids[i] for i in rows),
             columns={name: values[rows] for name, values in self.columns.items()},
             labels={name: values[indices] for name, values in self.labels.items()},
+            sites=None if self.sites is None else self.sites[flat],
         )
 
     def element_counts(self) -> Float[Tensor, "m e"]:

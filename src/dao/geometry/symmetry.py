@@ -14,6 +14,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from dao.errors import InputError
+from dao.geometry.wyckoff import primitive_coordinates
 
 if TYPE_CHECKING:
     from dao.crystal import Crystal
@@ -85,10 +87,104 @@ def symmetry_dataset(crystal: Crystal, symprec: float) -> SymmetryDataset:
     )
 
 
+@dataclass(frozen=True)
+class StandardCell:
+    """A crystal in its space group's standard setting, one choice of origin and axes of many.
+
+    Attributes:
+        number: space group, 1 to 230.
+        letters: Wyckoff letter of each of the P atoms of the primitive cell.
+        atomic_numbers: (P,)
+        frac_coords: (P, 3) in the conventional cell's axes.
+        lattice: (3, 3) row vectors of the conventional cell in A.
+
+    """
+
+    number: int
+    letters: tuple[str, ...]
+    atomic_numbers: Int64[np.ndarray, " p"]
+    frac_coords: Float64[np.ndarray, "p 3"]
+    lattice: Float64[np.ndarray, "3 3"]
+
+
+def standard_cell(crystal: Crystal, symprec: float) -> StandardCell:
+    """The standard cell, symmetrised within ``symprec`` (A).
+
+    Of the descriptions that the group's Euclidean normaliser makes equal, the one whose sorted list of (element,
+    letter) comes first: sodium chloride always has the lighter element on a.
+
+    Raises:
+        InputError: as :func:`symmetry_dataset`.
+
+    """
+    cell = [crystal.lattice.tolist(), crystal.frac_coords.tolist(), crystal.atomic_numbers.tolist(), symprec]
+    answer = _GUARDED.look_up([*cell, "standard"])
+    if "error" in answer:
+        raise InputError(f"{crystal.name}: no space group at a tolerance of {symprec:g} A ({answer['error']})")
+    to_conventional = np.linalg.inv(primitive_coordinates(int(answer["number"])))
+    linear = np.array(answer["linear"], dtype=np.float64)
+    return StandardCell(
+        number=int(answer["number"]),
+        letters=tuple(answer["letters"]),
+        atomic_numbers=np.array(answer["atomic_numbers"], dtype=np.int64),
+        frac_coords=np.array(answer["frac_coords"]) @ (linear @ to_conventional).T + np.array(answer["shift"]),
+        lattice=np.linalg.inv(linear).T @ np.array(answer["lattice"], dtype=np.float64),
+    )
+
+
+_NORMALISERS: dict[tuple[int, str], list[tuple[list[list[int]], list[float], dict[str, str]]]] = {}
+"""By space group and occupied letters: transformations (linear, shift) and where they take each letter."""
+
+
+def _look_up_standard(cell: list[Any]) -> dict[str, Any]:
+    from moyopy import Cell, MoyoDataset, Setting
+
+    lattice, positions, numbers, symprec = cell
+    try:
+        dataset = MoyoDataset(Cell(lattice, positions, numbers), symprec=symprec, setting=Setting.standard())
+        letters = dataset.wyckoffs
+        key = (dataset.number, "".join(sorted(set(letters))))
+        # the normaliser moves positions as a whole, so what it can do depends on the occupied letters alone
+        if key not in _NORMALISERS:
+            _NORMALISERS[key] = _normaliser(dataset)
+    except ValueError as error:
+        return {"error": str(error)}
+    sites = Counter(zip(numbers, letters, strict=True))
+
+    def order(choice: tuple[Any, Any, dict[str, str]]) -> list[tuple[int, bool, str, int]]:
+        # capital A, the 27th letter, comes last
+        moved = [(number, choice[2][letter], -count) for (number, letter), count in sites.items()]
+        return sorted((number, letter < "a", letter, count) for number, letter, count in moved)
+
+    linear, shift, renamed = min(_NORMALISERS[key], key=order)
+    primitive = dataset.prim_std_cell
+    by_site = dict(zip(dataset.mapping_std_prim, letters, strict=True))
+    return {
+        "number": dataset.number,
+        "letters": [renamed[by_site[site]] for site in range(len(primitive.numbers))],
+        "atomic_numbers": primitive.numbers,
+        "frac_coords": primitive.positions,
+        "lattice": dataset.std_cell.basis,
+        "linear": linear,
+        "shift": shift,
+    }
+
+
+def _normaliser(dataset: Any) -> list[tuple[list[list[int]], list[float], dict[str, str]]]:  # noqa: ANN401 -- moyo's
+    found = dataset.normalizer_wyckoff_positions(primitive=False)
+    before = [one.letter for one in found.wyckoffs]
+    return [
+        (move.linear, move.origin_shift, dict(zip(before, [one.letter for one in sequence], strict=True)))
+        for move, sequence in found.coset_representatives
+    ]
+
+
 def look_up(cell: list[Any]) -> dict[str, Any]:
-    """Ask moyo; ``cell`` is lattice, coordinates, atomic numbers and tolerance, the answer plain JSON."""
+    """Ask moyo; ``cell`` is lattice, coordinates, atomic numbers, tolerance (and "standard" for the standard cell)."""
     from moyopy import Cell, MoyoDataset
 
+    if len(cell) > 4:
+        return _look_up_standard(cell[:4])
     lattice, positions, numbers, symprec = cell
     try:
         dataset = MoyoDataset(Cell(lattice, positions, numbers), symprec=symprec)

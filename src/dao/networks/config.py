@@ -37,6 +37,8 @@ class CrysformerConfig:
     """Add a learned vector per element to the map of the frozen features, which La/Ce, Sm/Gd, Ho/Er and Th/Np share."""
     space_groups: bool = False
     """Condition on the space group where it is given, and predict it where it is not (needs ``scale_shift``)."""
+    wyckoff_positions: bool = False
+    """Add a learned vector for each atom's Wyckoff position; the space group is then always given, never predicted."""
 
     def __post_init__(self) -> None:
         """Check sizes that would otherwise fail deep inside."""
@@ -45,6 +47,8 @@ class CrysformerConfig:
             raise InputError(f"network width {self.width} is not a multiple of its {self.heads} heads")
         if self.space_groups and self.conditioning != "scale_shift":
             raise InputError("network space_groups needs conditioning 'scale_shift'")
+        if self.wyckoff_positions and not self.space_groups:
+            raise InputError("network wyckoff_positions needs space_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ class CSPNetConfig:
 
     conditioning: ClassVar[str] = "none"
     space_groups: ClassVar[bool] = False
+    wyckoff_positions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check sizes that would otherwise fail deep inside."""

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dao.geometry.wyckoff import WYCKOFF_POSITIONS
 from dao.networks.config import COUNT_FEATURES, LATTICE_FEATURES, SPACE_GROUPS, CrysformerConfig
 from dao.networks.edges import EdgeGeometry, edge_geometry, gram_features, wave_logits, wave_values
 from dao.networks.embeddings import ELEMENT_FEATURES, count_embedding, element_features, sinusoidal_embedding
@@ -145,6 +146,8 @@ class Crysformer(nn.Module):
             )
         # entry 0: unknown
         self.space_group = nn.Embedding(SPACE_GROUPS + 1, width) if config.space_groups else None
+        # entry 0: padding
+        self.wyckoff = nn.Embedding(WYCKOFF_POSITIONS + 1, width) if config.wyckoff_positions else None
         self.blocks = nn.ModuleList(CrysformerBlock(config) for _ in range(config.blocks))
 
     element_features: Tensor
@@ -163,6 +166,7 @@ class Crysformer(nn.Module):
         time: Float[Tensor, " b"],
         mask: Bool[Tensor, "b n"],
         space_group: Int[Tensor, " b"] | None = None,
+        wyckoff: Int[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b c"]]:
         """Node features (B, N, D) and crystal features (B, C).
 
@@ -174,6 +178,7 @@ class Crysformer(nn.Module):
             time: 0 = data to 1 = noise.
             mask: true for atoms, false for padding.
             space_group: number 1-230 or 0 = unknown (the default); ignored by networks that do not condition on it.
+            wyckoff: Wyckoff position of each atom (``wyckoff_index``), 0 = padding or unknown; likewise.
 
         """
         with torch.autocast(frac_coords.device.type, enabled=False):
@@ -187,6 +192,8 @@ class Crysformer(nn.Module):
         atoms = self.atom(self.element_features.to(frac_coords.dtype)[atomic_numbers])
         if self.element is not None:
             atoms = atoms + self.element(atomic_numbers)
+        if self.wyckoff is not None and wyckoff is not None:
+            atoms = atoms + self.wyckoff(wyckoff)
         nodes = self.atom_and_time(torch.cat([atoms, time_features[:, None].expand(-1, atoms.shape[1], -1)], dim=-1))
         condition = None
         if self.condition is not None:

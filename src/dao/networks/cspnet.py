@@ -81,6 +81,7 @@ class CSPNet(nn.Module):
         time: Float[Tensor, " b"],
         mask: Bool[Tensor, "b n"],
         space_group: Int[Tensor, " b"] | None = None,
+        wyckoff: Int[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
         """Node features (B, N, D) and their mean over atoms (B, D).
 
@@ -92,9 +93,10 @@ class CSPNet(nn.Module):
             time: 0 = data to 1 = noise.
             mask: true for atoms, false for padding.
             space_group: accepted so that all networks are called alike, and ignored.
+            wyckoff: likewise.
 
         """
-        del space_group
+        del space_group, wyckoff
         with torch.autocast(frac_coords.device.type, enabled=False):
             numbers = lattice_features if self.config.edge_lattice == "numbers" else gram_features(lattice, "raw")
             waves = edge_waves(frac_coords, self.config.frequencies)

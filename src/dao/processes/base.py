@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dao.processes.config import SamplerSettings
 from dao.processes.representations import LatticeRepresentation
+from dao.processes.symmetry import Symmetry
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class State:
 
     frac_coords: Float[Tensor, "b n 3"]
     lattice: Float[Tensor, "b k"]
+    symmetry: Symmetry | None = None
+    """What a symmetric process keeps; None for the others."""
+
+    @property
+    def known_symmetry(self) -> Symmetry:
+        """The symmetry, where the process is a symmetric one."""
+        assert self.symmetry is not None  # noqa: S101 -- a slip of ours, never of a user's
+        return self.symmetry
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,8 @@ class Process(nn.Module, ABC):
         """Loss of a prediction for a noised batch."""
 
     @abstractmethod
-    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource) -> State:
-        """The state at t = 1."""
+    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource, symmetry: Symmetry | None = None) -> State:
+        """The state at t = 1, within ``symmetry`` where the process keeps one."""
 
     @abstractmethod
     def times(self, steps: int) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dao.processes.base import Process
 from dao.processes.config import ProcessConfig
 from dao.processes.flow import Flow
-from dao.processes.representations import REPRESENTATIONS
+from dao.processes.representations import REPRESENTATIONS, ConventionalLogMetricLattice
 
 
 def build_process(config: ProcessConfig) -> Process:
@@ -17,6 +17,12 @@ def build_process(config: ProcessConfig) -> Process:
             coordinate_weight=config.coordinate_weight,
             lattice_weight=config.lattice_weight,
             assignment=config.assignment,
+        )
+    if isinstance(representation, ConventionalLogMetricLattice):
+        from dao.processes.symmetric_flow import SymmetricFlow
+
+        return SymmetricFlow(
+            representation, coordinate_weight=config.coordinate_weight, lattice_weight=config.lattice_weight
         )
     from dao.processes.diffusion import Diffusion
 

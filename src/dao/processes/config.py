@@ -7,7 +7,11 @@ from typing import Any, Final, Literal
 
 from dao.errors import InputError
 
-METHODS: Final[dict[str, tuple[str, ...]]] = {"flow": ("euler", "midpoint"), "diffusion": ("predictor-corrector",)}
+METHODS: Final[dict[str, tuple[str, ...]]] = {
+    "flow": ("euler", "midpoint"),
+    "symmetric_flow": ("euler",),
+    "diffusion": ("predictor-corrector",),
+}
 """Samplers of each process, the default first."""
 
 
@@ -17,8 +21,9 @@ class ProcessConfig:
 
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- read by pydantic where recipes and weights are parsed
 
-    kind: Literal["flow", "diffusion"] = "flow"
-    lattice: Literal["log_metric", "matrix"] = "log_metric"
+    kind: Literal["flow", "symmetric_flow", "diffusion"] = "flow"
+    lattice: Literal["log_metric", "matrix", "conventional_log_metric"] = "log_metric"
+    """``conventional_log_metric`` belongs to ``symmetric_flow``, and it alone to that."""
     coordinate_weight: float = 1.0
     """Weight of the coordinate loss, whose unit is the loss of predicting zero."""
     lattice_weight: float = 1.0
@@ -34,6 +39,8 @@ class ProcessConfig:
         """Check what would otherwise fail deep inside."""
         if self.timesteps < 1 or not 0 < self.sigma_min < self.sigma_max <= 1:
             raise InputError("process needs timesteps >= 1 and 0 < sigma_min < sigma_max <= 1")
+        if (self.kind == "symmetric_flow") != (self.lattice == "conventional_log_metric"):
+            raise InputError("process symmetric_flow and lattice conventional_log_metric need each other")
         if min(self.coordinate_weight, self.lattice_weight) < 0:
             raise InputError("process loss weights must not be negative")
 

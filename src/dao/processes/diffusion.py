@@ -33,6 +33,7 @@ from dao.processes.base import (
 from dao.processes.config import METHODS, SamplerSettings
 from dao.processes.representations import LatticeRepresentation
 from dao.processes.schedules import cosine_alpha_bar, geometric_sigma, mean_square_score
+from dao.processes.symmetry import Symmetry
 
 _ROUNDING = 1e-3
 """Share of a step by which a time in float32 may lie above its step."""
@@ -111,8 +112,9 @@ class Diffusion(Process):
         lattice = (prediction.lattice - noised.target.lattice).square().mean()
         return Losses(self.coordinate_weight * coords + self.lattice_weight * lattice, coords, lattice)
 
-    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource) -> State:
+    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource, symmetry: Symmetry | None = None) -> State:
         """Uniform coordinates, standard normal lattice numbers."""
+        del symmetry
         coords = noise.uniform(mask.shape[1], 3) * mask[..., None]
         return State(coords, noise.normal(self.representation.dimension))
 

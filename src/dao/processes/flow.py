@@ -32,6 +32,7 @@ from dao.processes.base import (
 )
 from dao.processes.config import METHODS, SamplerSettings
 from dao.processes.representations import LatticeRepresentation
+from dao.processes.symmetry import Symmetry
 
 UNIFORM_VARIANCE = 1.0 / 12.0
 """Mean square of a coordinate of the log map between independent uniform points: what predicting zero would cost."""
@@ -91,8 +92,9 @@ class Flow(Process):
         lattice = (prediction.lattice - noised.target.lattice).square().mean()
         return Losses(self.coordinate_weight * coords + self.lattice_weight * lattice, coords, lattice)
 
-    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource) -> State:
+    def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource, symmetry: Symmetry | None = None) -> State:
         """Uniform coordinates, standard normal lattice numbers."""
+        del symmetry
         coords = noise.uniform(mask.shape[1], 3) * mask[..., None]
         return State(coords, noise.normal(self.representation.dimension))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dao.errors import InputError
 
 if TYPE_CHECKING:
-    from dao.recipes.schema import Recipe
+    from dao.recipes.schema import AnyRecipe
 
 
 def shipped() -> list[str]:
@@ -20,8 +20,10 @@ def shipped() -> list[str]:
     )
 
 
-def load(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
+def load(name_or_path: str, overrides: dict[str, str] | None = None) -> AnyRecipe:
     """A shipped recipe by name, or a TOML file by path, with ``section.key = value`` overrides.
+
+    ``task = "symmetry"`` makes it one of the symmetry prior; without, it is a generator's.
 
     Override values are read as TOML (``0.5``, ``true``, ``[0.9, 0.99]``), and as a bare word where they are not TOML.
 
@@ -32,13 +34,13 @@ def load(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
     from pydantic import ValidationError
 
     from dao.networks.config import NETWORKS
-    from dao.recipes.schema import Recipe
+    from dao.recipes.schema import check_recipe
 
     tree = _read(name_or_path)
     for key, text in (overrides or {}).items():
         _set(tree, key, text, name_or_path)
     try:
-        return Recipe.model_validate(tree)
+        return check_recipe(tree)
     except ValidationError as error:
         first = error.errors()[0]
         # of ("network", "crysformer", "width"), the kind is pydantic's

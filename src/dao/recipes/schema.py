@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dao.errors import InputError
 from dao.networks.config import NetworkConfig
+from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.processes.config import ProcessConfig, SamplerSettings, check_sampler
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -71,6 +73,8 @@ class RecordRecipe(_Section):
 class Recipe(_Section):
     """One training, complete: the same recipe, seed and data give the same weights on the same machine."""
 
+    task: Literal["generator"] = "generator"
+    """Which kind of model; for ``"symmetry"`` see :class:`SymmetryRecipe`."""
     name: str
     description: str = ""
     seed: int = Field(default=0, ge=0)
@@ -89,6 +93,9 @@ class Recipe(_Section):
     initial_weights: str | None = None
     """Start from these weights (shipped name, folder or Hub id) instead of random ones: finetuning. Their network and
     process must be this recipe's; their fitted scalers (volumes, means) stay as they are."""
+    symmetry_weights: str | None = None
+    """Folder of a trained symmetry prior (``dao train mp20-symmetry``), for a symmetric process: saved with it, which
+    samples only with one. A relative path is looked for from where the command runs."""
     network: NetworkConfig
     process: ProcessConfig
     optimizer: OptimizerRecipe = OptimizerRecipe()
@@ -99,4 +106,69 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _sampler_belongs_to_process(self) -> Recipe:
         check_sampler(self.process, self.sampler)
+        if (self.process.kind == "symmetric_flow") != self.network.wyckoff_positions:
+            raise InputError("process symmetric_flow and network wyckoff_positions need each other")
         return self
+
+
+class SymmetryOptimizerRecipe(_Section):
+    """AdamW; biases and norms do not decay."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.98)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    warmup_steps: int = Field(default=100, ge=0)
+    final_rate: float = Field(default=0.01, ge=0, le=1)
+    """Last learning rate of the cosine, as a share of the first."""
+
+
+class SymmetryValidationRecipe(_Section):
+    """Probability and hit rate on the validation split, at the end of each epoch."""
+
+    crystals: int = Field(default=10_000, ge=0)
+    """Size of the fixed subset; 0 switches validation off."""
+    seed: int = 0
+
+
+class SymmetryRecord(_Section):
+    """How often state and figures are written; also at the end of each epoch."""
+
+    checkpoint_seconds: float = Field(default=180.0, ge=0)
+    log_steps: int = Field(default=50, ge=1)
+
+
+class SymmetryRecipe(_Section):
+    """A training of the symmetry prior: space group and Wyckoff positions from the composition."""
+
+    task: Literal["symmetry"]
+    name: str
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=96, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16``: autocast; weights and optimizer stay in float32."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None leaves torch's choice."""
+    data: DataRecipe = DataRecipe()
+    symmetry: SymmetryPriorConfig = SymmetryPriorConfig()
+    optimizer: SymmetryOptimizerRecipe = SymmetryOptimizerRecipe()
+    validation: SymmetryValidationRecipe = SymmetryValidationRecipe()
+    record: SymmetryRecord = SymmetryRecord()
+
+
+AnyRecipe = Recipe | SymmetryRecipe
+
+
+def check_recipe(tree: object) -> AnyRecipe:
+    """Of whichever kind its ``task`` says.
+
+    Raises:
+        pydantic.ValidationError: a key or value does not fit.
+
+    """
+    if isinstance(tree, dict) and tree.get("task") == "symmetry":
+        return SymmetryRecipe.model_validate(tree)
+    return Recipe.model_validate(tree)

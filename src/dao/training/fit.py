@@ -22,19 +22,27 @@ from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.loader import BucketLoader
 from dao.data.locate import training_file
 from dao.data.store import SPLIT, PackedCrystals
+from dao.data.symmetrized import symmetrized_set
 from dao.data.training_set import load_packed
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator, GeneratorConfig
+from dao.symmetry_weights import load_symmetry
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from dao.training.ema import ExponentialAverage
+from dao.training.initial import fit_scalers, give_symmetry, load_initial_weights
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
 from dao.training.objectives import generator_objective
 from dao.training.standing import same_settings, standing, write_recipe
 from dao.training.validation import fixed_subset, validate
 
 if TYPE_CHECKING:
+    from dao.data.symmetry_memory import SymmetryMemory
+    from dao.networks.symmetry import SymmetryPrior
     from dao.recipes.schema import OptimizerRecipe, Recipe
+
+
+SYMMETRIZED = "symmetrized.safetensors"
 
 
 @dataclass
@@ -130,12 +138,18 @@ def train(
         validation_path = training_file(
             recipe.data.validation_file, data if data is None or data.is_dir() else data.parent
         )
+    symmetry = None if recipe.symmetry_weights is None else load_symmetry(Path(recipe.symmetry_weights))[:2]
     if recipe.validation.crystals > 0:
+        if recipe.process.kind == "symmetric_flow" and recipe.symmetry_weights is None:
+            raise InputError(
+                f"recipe {recipe.name}: validation needs a symmetry prior: train it (dao train mp20-symmetry) and give "
+                "it by --set symmetry_weights=FOLDER, or train without validation (--set validation.crystals=0)"
+            )
         # read now: an error would come hours later
         fixed_subset(validation_path, recipe.data, recipe.validation)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    run = _Run(recipe, training_set, chosen_device, out, path, validation_path)
+    run = _Run(recipe, training_set, chosen_device, out, path, validation_path, tell, symmetry)
     if checkpoint is not None:
         run.restore(checkpoint)
         tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
@@ -145,27 +159,6 @@ def train(
 
 def _keep_silent(text: str) -> None:
     del text
-
-
-def load_initial_weights(model: Generator, source: str) -> str:
-    """Copy parameters and fitted scalers of other weights into ``model``; returns what they were trained on, in words.
-
-    Raises:
-        InputError: no such weights, or weights of another network or process.
-
-    """
-    other = Generator.load(source)
-    for section in ("network", "process"):
-        mine, theirs = (getattr(config, section) for config in (model.config, other.config))
-        if section == "process":
-            # weights of losses belong to a training, not to a model
-            theirs = replace(theirs, coordinate_weight=mine.coordinate_weight, lattice_weight=mine.lattice_weight)
-        if mine != theirs:
-            raise InputError(f"initial_weights {source}: trained with another {section} than this recipe's")
-    model.load_state_dict(other.state_dict())
-    record = other.config.training
-    before = f"{record['pretraining']}; then " if record.get("pretraining") else ""
-    return f"{before}{record.get('crystals_seen', 0) / 1e6:.2f} M crystals of {record.get('data', 'unknown data')}"
 
 
 class _Run:
@@ -179,23 +172,30 @@ class _Run:
         out: Path,
         data: Path,
         validation_data: Path,
+        tell: Callable[[str], None],
+        symmetry: tuple[SymmetryPrior, SymmetryMemory] | None = None,
     ) -> None:
         self.recipe, self.device, self.out = recipe, device, out
         self.data, self.validation_data = data, validation_data
-        if recipe.network.space_groups:
+        if recipe.process.kind == "symmetric_flow":
+            training_set = symmetrized_set(training_set, out / SYMMETRIZED, tell)
+        elif recipe.network.space_groups:
             training_set = replace(training_set, labels={"space_group": space_group_labels(training_set)})
         torch.manual_seed(recipe.seed)
         config = GeneratorConfig(
             name=recipe.name,
+            symmetry=None if symmetry is None else symmetry[0].config,
             network=recipe.network,
             process=recipe.process,
             sampler=recipe.sampler,
             cells=cell_frequencies(training_set),
         )
         self.model = Generator(config)
+        if symmetry is not None:
+            give_symmetry(self.model, *symmetry)
         self.pretraining = ""
         if recipe.initial_weights is None:
-            self.model.process.representation.fit(training_set.lattice, training_set.element_counts())
+            fit_scalers(self.model, training_set)
         else:
             self.pretraining = load_initial_weights(self.model, recipe.initial_weights)
         self.model.to(device)
@@ -298,6 +298,7 @@ class _Run:
         }
         model = Generator(replace(self.model.config, training=record))
         model.load_state_dict(self.model.state_dict())
+        model.symmetry_memory = self.model.symmetry_memory
         self.average.copy_to(model)
         return model.eval()
 

@@ -36,18 +36,20 @@ class Objective:
 
 def generator_objective(model: Generator, batch: CrystalBatch, noise: NoiseSource) -> Objective:
     """The process's losses (paper eqs. 3 and 4), and the space group's cross-entropy where the network predicts it."""
-    clean = model.encode(batch)
+    exact = torch.autocast(batch.lattice.device.type, enabled=False)  # geometry and targets are not rounded
     time = noise.uniform()
     space_group = None
     hidden = torch.ones_like(time, dtype=torch.bool)
-    if model.space_group_head is not None:
+    if model.space_group_head is not None:  # else none is known, or always (a symmetric process)
         draw = noise.uniform()
         hidden = draw < UNKNOWN_SHARE
         time = torch.where(draw < UNKNOWN_SHARE * PRIOR_SHARE, torch.ones_like(time), time)
         space_group = batch.labels["space_group"].masked_fill(hidden, 0)
-    noised = model.process.noised(clean, time, batch.atomic_numbers, batch.mask, noise)
+    with exact:
+        noised = model.process.noised(model.encode(batch), time, batch.atomic_numbers, batch.mask, noise)
     prediction = model(batch.atomic_numbers, batch.mask, noised.state, noised.time, space_group)
-    losses = model.process.loss(prediction, noised, batch.mask)
+    with exact:
+        losses = model.process.loss(prediction, noised, batch.mask)
     parts = {"coordinates": losses.frac_coords, "lattice": losses.lattice}
     total = losses.total
     if prediction.space_group_logits is not None:

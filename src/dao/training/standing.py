@@ -13,18 +13,21 @@ from dao.training.checkpoint import latest_checkpoint
 from dao.weights import CONFIG
 
 if TYPE_CHECKING:
-    from dao.recipes.schema import Recipe
+    from dao.recipes.schema import AnyRecipe
 
 RECIPE = "recipe.json"
+
+_FIXED = ("task", "network", "process", "symmetry")
+"""What makes the weights another model's, in recipes of either kind."""
 
 Standing = Literal["new", "unfinished", "finished"]
 
 
-def standing(out: Path, recipe: Recipe, *, resume: bool) -> Standing:
+def standing(out: Path, recipe: AnyRecipe, *, resume: bool) -> Standing:
     """Where a training by ``recipe`` stands in the folder ``out``.
 
     The same recipe goes on where it stopped. With ``resume`` its lengths, optimizer, validation and record may have
-    changed since, but neither network nor process.
+    changed since, but neither network nor process (of a symmetry prior: ``symmetry``).
 
     Raises:
         InputError: the folder holds a training by another recipe and ``resume`` is off, or one of another network or
@@ -43,7 +46,7 @@ def standing(out: Path, recipe: Recipe, *, resume: bool) -> Standing:
                 f"{out} holds a training by another recipe ({key} is {there} there and {here} here):"
                 " choose another --out, or say --resume to go on with the new one"
             )
-        fixed = _first_difference(saved, recipe, only=("network", "process"))
+        fixed = _first_difference(saved, recipe, only=_FIXED)
         if saved is not None and fixed[0]:
             raise InputError(
                 f"{out} holds a training of another network or process ({fixed[0]} is {fixed[1]} there and {fixed[2]}"
@@ -54,7 +57,7 @@ def standing(out: Path, recipe: Recipe, *, resume: bool) -> Standing:
     return "unfinished" if checkpoint is not None else "new"
 
 
-def write_recipe(out: Path, recipe: Recipe) -> None:
+def write_recipe(out: Path, recipe: AnyRecipe) -> None:
     """Write ``recipe.json``, the folder with it; nothing is ever left half written.
 
     Raises:
@@ -70,27 +73,27 @@ def write_recipe(out: Path, recipe: Recipe) -> None:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
 
 
-def _saved_recipe(path: Path) -> Recipe | None:
+def _saved_recipe(path: Path) -> AnyRecipe | None:
     """The recipe of a run; None if the file is missing or (as with an older version's) no recipe."""
-    from dao.recipes.schema import Recipe
+    from dao.recipes.schema import check_recipe
 
     try:
-        return Recipe.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return check_recipe(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
-def _recipe_of_weights(path: Path) -> Recipe | None:
-    from dao.recipes.schema import Recipe
+def _recipe_of_weights(path: Path) -> AnyRecipe | None:
+    from dao.recipes.schema import check_recipe
 
     try:
-        return Recipe.model_validate(json.loads(path.read_bytes())["training"]["recipe"])
+        return check_recipe(json.loads(path.read_bytes())["training"]["recipe"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _first_difference(
-    saved: Recipe | None, recipe: Recipe, only: tuple[str, ...] | None = None
+    saved: AnyRecipe | None, recipe: AnyRecipe, only: tuple[str, ...] | None = None
 ) -> tuple[str, str, str]:
     """Dotted key, value there and value here of the first setting that differs; empty strings if none does."""
     if saved is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dao.errors import InputError
 
-DEFAULT = "nano"
+DEFAULT = "small"
 """The shipped weights that ``dao predict`` uses unless told otherwise."""
 
 CONFIG = "config.json"

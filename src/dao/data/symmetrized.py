@@ -1,0 +1,134 @@
+"""A training set in the standard settings of its space groups, each atom on its Wyckoff position.
+
+Shapes: M crystals, A atoms of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dao.crystal import Crystal
+from dao.data.labels import LABEL_SYMPREC
+from dao.data.store import PackedCrystals
+from dao.errors import InputError
+from dao.geometry.symmetrized import SymmetricCrystal, symmetrized
+from dao.geometry.wyckoff import primitive_cell, site_table, wyckoff_index
+
+SPACE_GROUP = "space_group"
+
+CACHE_VERSION = 1
+"""Raised when the same crystals would be described otherwise: files written before are not read."""
+
+_TENSORS = ("atomic_numbers", "frac_coords", "lattice", "offsets", "sites")
+
+
+def symmetrized_set(
+    crystals: PackedCrystals, cache: Path | None = None, note: Callable[[str], None] | None = None
+) -> PackedCrystals:
+    """The same crystals, symmetrised and primitive, with ``sites`` and the label ``space_group`` (3 ms each).
+
+    A crystal for which moyo finds nothing that fits the tables keeps its cell in space group 1.
+
+    Args:
+        crystals: the training set.
+        cache: file to keep the result in; one that belongs to the same crystals is read instead.
+        note: told, in one line, how many crystals are left without symmetry.
+
+    """
+    digest = _digest(crystals)
+    if cache is not None and (found := _cached(cache, digest, crystals)) is not None:
+        return found
+    described: list[SymmetricCrystal] = []
+    failed = 0
+    for i in range(len(crystals)):
+        crystal = crystals.crystal(i)
+        try:
+            described.append(symmetrized(crystal, LABEL_SYMPREC))
+        except InputError:
+            failed += 1
+            described.append(without_symmetry(crystal))
+    if failed and note is not None:
+        note(f"{failed} crystals have no space group at {LABEL_SYMPREC} A and are trained on without symmetry")
+    packed = pack_symmetric(described, crystals)
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(packed, name) for name in _TENSORS} | {SPACE_GROUP: packed.labels[SPACE_GROUP]}
+        temporary = cache.with_suffix(".part")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"digest": digest})
+        temporary.replace(cache)
+    return packed
+
+
+def without_symmetry(crystal: Crystal) -> SymmetricCrystal:
+    """Every atom on the general position of space group 1."""
+    order = np.argsort(crystal.atomic_numbers, kind="stable")
+    orbits = tuple((int(number), "a") for number in crystal.atomic_numbers[order])
+    return SymmetricCrystal(1, orbits, crystal.frac_coords[order], crystal.lattice)
+
+
+def pack_symmetric(described: Iterable[SymmetricCrystal], crystals: PackedCrystals) -> PackedCrystals:
+    """Pack descriptions of ``crystals``, whose names and columns they keep.
+
+    Fractional coordinates are those of the Wyckoff maps, not reduced to the cell, so that free coordinates can be told
+    from them.
+    """
+    table = site_table()
+    numbers, sites, coords, lattices, groups, counts = [], [], [], [], [], []
+    for one in described:
+        positions = one.positions()
+        count = 0
+        for (element, letter), position, free in zip(one.orbits, positions, one.free_coords, strict=True):
+            first = int(table.first[wyckoff_index(one.space_group, letter)])
+            numbers += [element] * position.multiplicity
+            sites.append(np.arange(first, first + position.multiplicity))
+            coords.append(position.expand(free))
+            count += position.multiplicity
+        counts.append(count)
+        groups.append(one.space_group)
+        lattices.append(primitive_cell(one.space_group) @ one.lattice)
+    return PackedCrystals(
+        atomic_numbers=torch.tensor(numbers, dtype=torch.uint8),
+        frac_coords=torch.from_numpy(np.concatenate(coords).astype(np.float32)),
+        lattice=torch.from_numpy(np.stack(lattices).astype(np.float32)),
+        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
+        ids=crystals.ids,
+        columns=crystals.columns,
+        labels={**crystals.labels, SPACE_GROUP: torch.tensor(groups)},
+        sites=torch.from_numpy(np.concatenate(sites).astype(np.int32)),
+    )
+
+
+def _digest(crystals: PackedCrystals) -> str:
+    digest = hashlib.sha256(f"{CACHE_VERSION} {LABEL_SYMPREC}".encode())
+    for name in ("atomic_numbers", "frac_coords", "lattice", "offsets"):
+        digest.update(getattr(crystals, name).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cached(cache: Path, digest: str, crystals: PackedCrystals) -> PackedCrystals | None:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(cache, "pt") as file:
+            if (file.metadata() or {}).get("digest") != digest:
+                return None
+        tensors = load_file(cache)
+        return replace(
+            crystals,
+            atomic_numbers=tensors["atomic_numbers"],
+            frac_coords=tensors["frac_coords"],
+            lattice=tensors["lattice"],
+            offsets=tensors["offsets"],
+            sites=tensors["sites"],
+            labels={**crystals.labels, SPACE_GROUP: tensors[SPACE_GROUP]},
+        )
+    except (OSError, SafetensorError, KeyError):
+        return None

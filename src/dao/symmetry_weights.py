@@ -1,0 +1,120 @@
+"""The symmetry prior with its memory, saved and loaded as one folder of safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dao.data.symmetry_memory import SymmetryMemory
+from dao.errors import InputError
+from dao.networks.symmetry import SymmetryPrior
+from dao.networks.symmetry_config import SymmetryPriorConfig
+from dao.weights import CONFIG
+
+MODEL = "symmetry"
+"""What ``model`` in the ``config.json`` of such a folder says."""
+
+FORMAT_VERSION = 1
+"""Raised when a saved folder changes its meaning; older folders are refused with their number."""
+
+WEIGHTS = "model.safetensors"
+
+MEMORY = "memory."
+"""What the names of the memory's tensors begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """Everything that is not a tensor: ``config.json``."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    model: str = MODEL
+    format_version: int = FORMAT_VERSION
+    symmetry: SymmetryPriorConfig
+    parameters: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_symmetry(
+    folder: Path,
+    prior: SymmetryPrior,
+    memory: SymmetryMemory,
+    record: dict[str, Any],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write ``model.safetensors`` and ``config.json``; nothing is ever left half written.
+
+    Args:
+        folder: made where it is missing.
+        prior: whose parameters are saved as ``dtype``.
+        memory: saved as :meth:`~dao.data.symmetry_memory.SymmetryMemory.to_tensors` says.
+        record: of the training: recipe, data, crystals seen, hours, validation figures.
+        dtype: of the parameters in the file.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in prior.state_dict().items()}
+    tensors |= {MEMORY + name: value for name, value in memory.to_tensors().items()}
+    temporary = folder / f".{WEIGHTS}.part"
+    save_file(tensors, temporary)
+    temporary.chmod(0o644)  # safetensors lets its owner alone read it
+    temporary.replace(folder / WEIGHTS)
+    parameters = sum(parameter.numel() for parameter in prior.parameters())
+    config = _Config(symmetry=prior.config, parameters=parameters, training=record)
+    temporary = folder / f".{CONFIG}.part"
+    temporary.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / CONFIG)
+
+
+def load_symmetry(folder: Path) -> tuple[SymmetryPrior, SymmetryMemory, dict[str, Any]]:
+    """A prior in evaluation mode, its memory, and the record of its training.
+
+    Raises:
+        InputError: no such weights, a broken or foreign file, or a version this code does not know.
+
+    """
+    config = _read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
+    known = {name.removeprefix(MEMORY): tensors.pop(name) for name in list(tensors) if name.startswith(MEMORY)}
+    prior = SymmetryPrior(config.symmetry)
+    expected = prior.state_dict()
+    wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
+        name for name in expected if expected[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise InputError(f"{path}: tensors do not fit {CONFIG} (first: {wrong[0]})")
+    prior.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+    try:
+        memory = SymmetryMemory.from_tensors(known)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return prior.eval(), memory, config.training
+
+
+def _read_config(path: Path) -> _Config:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(raw, dict) or raw.get("model") != MODEL:
+        raise InputError(f"{path}: 'model' must be {MODEL!r}")
+    if raw.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: format version {raw.get('format_version')}, this code reads {FORMAT_VERSION}")
+    try:
+        return TypeAdapter(_Config).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None

@@ -1,0 +1,354 @@
+"""Training of the symmetry prior: minutes on one CPU core, logged, checkpointed and resumed like a generator's.
+
+The same command on the same folder goes on where it stopped. The folder holds ``recipe.json``, ``log.csv``,
+``validation.csv`` (a line an epoch), the described crystals, one ``checkpoint-STEP``, and in the end ``last``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dao.data.locate import training_file
+from dao.data.store import PackedCrystals
+from dao.data.symmetrized import symmetrized_set
+from dao.data.symmetry_batch import SymmetryBatch, SymmetryLabel, symmetry_batch, symmetry_sequence
+from dao.data.symmetry_labels import symmetry_labels
+from dao.data.symmetry_memory import SymmetryMemory
+from dao.data.training_set import load_packed
+from dao.errors import InputError
+from dao.evaluation.prototypes import element_distances
+from dao.geometry.lattice import fit_atomic_volumes, volume
+from dao.networks.symmetry import SymmetryPrior
+from dao.symmetry_weights import save_symmetry
+from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from dao.training.logs import RunLog, TrainingProgress
+from dao.training.standing import same_settings, standing, write_recipe
+
+if TYPE_CHECKING:
+    from dao.recipes.schema import SymmetryRecipe
+
+SIMILAR_LENGTHS = 16
+"""Batches that are cut together from crystals sorted by orbits: like lengths waste little padding."""
+
+VALIDATION_BATCH = 512
+
+
+@dataclass
+class Progress:
+    """Counters of a run."""
+
+    step: int = 0
+    crystals: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Processor time of this process: unlike ``seconds``, not what a busy host takes away."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Latest figures."""
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """What a run trains and validates on."""
+
+    file: Path
+    training: PackedCrystals
+    validation: PackedCrystals | None
+
+
+def train_symmetry(
+    recipe: SymmetryRecipe,
+    *,
+    out: Path,
+    data: Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> Path:
+    """Train by a recipe and return the folder of the final weights, memory of the training set included.
+
+    A folder that holds an unfinished training by this very recipe is gone on with; a finished one is left as it is.
+
+    Args:
+        recipe: what to do.
+        out: the run's folder.
+        data: what to train on, or the folder that holds the recipe's file; see :func:`dao.training.fit.train`.
+        device: ``auto`` or ``cpu``: the network is too small for a GPU to be of use.
+        resume: go on from the last checkpoint even where lengths, optimizer, validation or record have changed since.
+        progress: show progress bars on stderr.
+        note: told, in one line each, what happens out of the ordinary: going on, finished, crystals left out.
+
+    Raises:
+        InputError: missing or unfit data, another device, a run folder in use by another recipe, or a broken
+            checkpoint.
+
+    """
+    tell = note or _keep_silent
+    if device not in {"auto", "cpu"}:
+        raise InputError(f"--device {device}: the symmetry prior is trained on the CPU")
+    state = standing(out, recipe, resume=resume)
+    if state == "finished":
+        tell(f"{out}: this training is finished; its weights are {out / 'last'}")
+        return out / "last"
+    path = latest_checkpoint(out) if state == "unfinished" else None
+    checkpoint = load_checkpoint(path) if path is not None else None
+    sets = _read(recipe, data, tell)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    write_recipe(out, recipe)
+    run = _Run(recipe, out, sets, progress=progress, tell=tell)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+        tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
+    return run.fit(progress=progress)
+
+
+def _keep_silent(text: str) -> None:
+    del text
+
+
+def _read(recipe: SymmetryRecipe, data: Path | None, tell: Callable[[str], None]) -> _Sets:
+    wanted = recipe.data
+    path = training_file(wanted.file, data)
+    training = load_packed(path, split=wanted.train_split, max_atoms=wanted.max_atoms, split_optional=True, note=tell)
+    if recipe.validation.crystals == 0:
+        return _Sets(path, training, None)
+    other = path
+    if wanted.validation_file is not None:
+        other = training_file(wanted.validation_file, data if data is None or data.is_dir() else data.parent)
+    try:
+        held_out = load_packed(other, split=wanted.validation_split, max_atoms=wanted.max_atoms)
+    except InputError as error:
+        raise InputError(f"nothing to validate on (--set validation.crystals=0 trains without): {error}") from None
+    random = torch.Generator().manual_seed(recipe.validation.seed)
+    chosen = torch.randperm(len(held_out), generator=random)[: recipe.validation.crystals].sort().values
+    return _Sets(path, training, held_out.select(chosen))
+
+
+def epoch_batches(lengths: npt.NDArray[np.int64], size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """Rows of each batch of an epoch: every crystal once, in random order, those with like numbers of orbits together.
+
+    Args:
+        lengths: (M,) orbits of each crystal.
+        size: most crystals a batch.
+        seed: of the run.
+        epoch: from 0; each has an order of its own.
+
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(lengths))
+    made = []
+    for chunk in np.array_split(order, max(1, len(order) // (SIMILAR_LENGTHS * size))):
+        by_length = chunk[np.argsort(lengths[chunk], kind="stable")]
+        made += [by_length[i : i + size] for i in range(0, len(by_length), size)]
+    return [made[i] for i in random.permutation(len(made))]
+
+
+@torch.no_grad()
+def teacher_forced(model: SymmetryPrior, data: SymmetryBatch) -> dict[str, float]:
+    """Mean negative log probability (nats) of groups and positions, and how often the most probable ones are true.
+
+    ``group_top1`` is the share of crystals whose space group is the most probable one; ``assignment_top1`` of those
+    whose every orbit's position, given the true group and the true orbits before it, is so, too.
+    """
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for index in torch.argsort((data.letters >= 0).sum(1)).split(VALIDATION_BATCH):
+        batch = data.rows(index)
+        groups, positions = model(batch)
+        log_groups, log_positions = (functional.log_softmax(logits, dim=-1) for logits in (groups, positions))
+        group = log_groups.gather(1, batch.space_group[:, None])
+        orbits = log_positions.gather(2, batch.letters.clamp_min(0)[..., None])
+        right = groups.argmax(1) == batch.space_group
+        all_right = right & ((positions.argmax(-1) == batch.letters) | (batch.letters < 0)).all(1)
+        sums += torch.stack([-group.sum(), -orbits.sum(), right.sum(), all_right.sum()]).double()
+    model.train()
+    names = ("group_nats", "positions_nats", "group_top1", "assignment_top1")
+    return dict(zip(names, (sums / len(data)).tolist(), strict=True))
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self, recipe: SymmetryRecipe, out: Path, sets: _Sets, *, progress: bool, tell: Callable[[str], None]
+    ) -> None:
+        self.recipe, self.out, self.file = recipe, out, sets.file
+        tell(f"{out}: finds space groups and Wyckoff positions (3 ms a crystal), kept in this folder")
+        described = symmetrized_set(sets.training, out / "symmetrized.safetensors", tell)
+        labels = symmetry_labels(described)
+        volumes = fit_atomic_volumes(sets.training.element_counts(), volume(sets.training.lattice.double()))
+        self.memory = SymmetryMemory.build(labels, element_distances(volumes.numpy()).astype(np.float32))
+        self.data = _with_neighbours(labels, self.memory, "neighbours", known=True, progress=progress)
+        self.lengths = (self.data.letters >= 0).sum(1).numpy()
+        self.validation: SymmetryBatch | None = None
+        if sets.validation is not None:
+            described = symmetrized_set(sets.validation, out / "symmetrized-validation.safetensors", tell)
+            known = symmetry_labels(described)
+            self.validation = _with_neighbours(known, self.memory, "validation", known=False, progress=progress)
+
+        torch.manual_seed(recipe.seed)
+        self.model = SymmetryPrior(recipe.symmetry).train()
+        parameters = list(self.model.parameters())
+        groups = [
+            {"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.optimizer.weight_decay},
+            {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas, fused=True
+        )
+        self.progress = Progress()
+        self.steps_per_epoch = len(epoch_batches(self.lengths, recipe.batch_size, recipe.seed, 0))
+        self.steps = recipe.epochs * self.steps_per_epoch
+
+    def fit(self, *, progress: bool) -> Path:
+        """Train to the end."""
+        recipe, state = self.recipe, self.progress
+        log = RunLog(self.out, state.step, tensorboard=False)
+        started, written = time.monotonic() - state.seconds, time.monotonic()
+        cpu_started = time.process_time() - state.cpu_seconds
+        epoch, batches = -1, [np.array([], dtype=np.int64)]
+        with TrainingProgress(recipe.name, self.steps, state.step, enabled=progress) as bar, log:
+            while state.step < self.steps:
+                if state.step // self.steps_per_epoch != epoch:
+                    epoch = state.step // self.steps_per_epoch
+                    batches = epoch_batches(self.lengths, recipe.batch_size, recipe.seed, epoch)
+                figures = self._step(self.data.rows(torch.from_numpy(batches[state.step % self.steps_per_epoch])))
+                state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+                bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
+                if state.step % recipe.record.log_steps == 0 or state.step == self.steps:
+                    log.training(state.step, state.crystals, state.seconds, {k: float(v) for k, v in figures.items()})
+                ended = state.step % self.steps_per_epoch == 0
+                if ended and self.validation is not None:
+                    bar.note("validating")
+                    state.validation = teacher_forced(self.model, self.validation)
+                    log.validation(state.step, state.crystals, state.seconds, state.validation)
+                    bar.note(f"space group right {state.validation['group_top1']:.1%}")
+                    state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+                if ended or time.monotonic() - written >= recipe.record.checkpoint_seconds:
+                    self._checkpoint()
+                    written = time.monotonic()
+        save_symmetry(self.out / "last", self.model, self.memory, self._record())
+        return self.out / "last"
+
+    def _step(self, batch: SymmetryBatch) -> dict[str, Tensor]:
+        chosen = self.recipe.optimizer
+        rate = chosen.learning_rate * learning_rate_factor(self.recipe, self.progress.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        autocast = torch.autocast("cpu", torch.bfloat16) if self.recipe.precision == "bfloat16" else nullcontext()
+        with autocast:
+            group_logits, position_logits = self.model(batch)
+        group_loss = functional.cross_entropy(group_logits, batch.space_group)
+        # padding has one choice, whose loss is 0
+        position_loss = functional.cross_entropy(
+            position_logits.flatten(0, 1), batch.letters.clamp_min(0).flatten(), reduction="sum"
+        ) / len(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        (group_loss + position_loss).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), chosen.gradient_clip)
+        self.optimizer.step()
+        self.progress.step += 1
+        self.progress.crystals += len(batch)
+        return {
+            "loss": (group_loss + position_loss).detach(),
+            "group_nats": group_loss.detach(),
+            "positions_nats": position_loss.detach(),
+            "gradient_norm": norm.detach(),
+            "learning_rate": torch.tensor(rate),
+        }
+
+    def _record(self) -> dict[str, Any]:
+        state = self.progress
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": f"{self.file.name}, {len(self.data)} crystals",
+            "crystals_seen": state.crystals,
+            "epochs": round(state.crystals / len(self.data), 2),
+            "steps": state.step,
+            "hours": round(state.seconds / 3600, 3),
+            "cpu_hours": round(state.cpu_seconds / 3600, 6),
+            "device": f"cpu, {torch.get_num_threads()} threads",
+            "torch": torch.__version__,
+            "seed": self.recipe.seed,
+            "validation": state.validation,
+        }
+
+    def _checkpoint(self) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors["random.torch"] = torch.get_rng_state()
+        counters = {
+            **asdict(self.progress),
+            "training_set": len(self.data),
+            "symmetry": asdict(self.recipe.symmetry),
+        }
+        save_checkpoint(self.out, self.progress.step, Checkpoint(tensors, counters))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint's state.
+
+        Raises:
+            InputError: it belongs to another network or training set, or lacks something.
+
+        """
+        saved = checkpoint.state
+        if not same_settings(saved.get("symmetry"), self.recipe.symmetry):
+            raise InputError(f"{self.out}: its checkpoint was trained with another symmetry section than this recipe's")
+        crystals = saved.get("training_set")
+        if crystals != len(self.data):
+            raise InputError(
+                f"{self.out}: its checkpoint is of a training on {crystals} crystals, not {len(self.data)}"
+            )
+        try:
+            self.model.load_state_dict(_under("model.", checkpoint.tensors))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in _under("optimizer.", checkpoint.tensors).items():
+                index, name = key.split(".", 1)
+                moments.setdefault(int(index), {})[name] = value
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            torch.set_rng_state(checkpoint.tensors["random.torch"])
+            self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{self.out}: its checkpoint does not fit this recipe ({reason})") from None
+
+
+def learning_rate_factor(recipe: SymmetryRecipe, step: int, steps: int) -> float:
+    """Learning rate at a step of ``steps``, as a share of the recipe's: a cosine, times a linear warm-up."""
+    last = recipe.optimizer.final_rate
+    cosine = last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    return cosine * min(1.0, (step + 1) / max(1, recipe.optimizer.warmup_steps))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _with_neighbours(
+    labels: list[SymmetryLabel], memory: SymmetryMemory, what: str, *, known: bool, progress: bool
+) -> SymmetryBatch:
+    """All labels as one batch; those that are ``known`` to the memory do not see themselves there."""
+    rows = track(enumerate(labels), what, len(labels), console=Console(stderr=True), disable=not progress)
+    return symmetry_batch(
+        [
+            symmetry_sequence(label, memory.neighbours(label.composition(), exclude=row if known else None))
+            for row, label in rows
+        ]
+    )

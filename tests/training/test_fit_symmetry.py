@@ -1,0 +1,233 @@
+"""Training of the symmetry prior on toy crystals: it learns, and goes on after a kill as if it had never stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import toy_crystals, write_parquet, write_toml
+
+import dao.training.fit_symmetry
+from dao.cli import main
+from dao.data.symmetry_batch import SymmetryLabel
+from dao.errors import InputError
+from dao.networks.symmetry_search import propose
+from dao.recipes.schema import SymmetryRecipe
+from dao.symmetry_weights import load_symmetry, save_symmetry
+from dao.training.fit_symmetry import epoch_batches, train_symmetry
+
+EPOCHS, PER_EPOCH = 4, 5
+STEPS = EPOCHS * PER_EPOCH
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "task": "symmetry",
+        "name": "tiny",
+        "epochs": EPOCHS,
+        "batch_size": 8,
+        "threads": 1,
+        "data": {"file": "toys.parquet"},
+        "symmetry": {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 3},
+        "validation": {"crystals": 4},
+        "record": {"checkpoint_seconds": 0.0, "log_steps": 1},
+    }
+    for key, value in changes.items():
+        made[key] = {**made.get(key, {}), **value} if isinstance(value, dict) else value
+    return made
+
+
+def train(out: Path, data: Path, *, resume: bool = False, **changes: Any) -> Path:
+    recipe = SymmetryRecipe.model_validate(tree(**changes))
+    return train_symmetry(recipe, out=out, data=data, progress=False, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, toy_file: Path) -> Path:
+    out = tmp_path_factory.mktemp("unbroken")
+    train(out, toy_file)
+    return out
+
+
+def figures(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+    for name in ("log.csv", "validation.csv"):
+        assert figures(one / name) == figures(other / name)
+    assert [int(row["step"]) for row in figures(one / "log.csv")] == list(range(1, STEPS + 1))
+    assert [int(row["step"]) for row in figures(one / "validation.csv")] == [5, 10, 15, 20]
+    for name in ("last/model.safetensors", f"checkpoint-{STEPS:09d}/tensors.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_every_crystal_once_an_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(0, 9, 700)
+    epochs = [epoch_batches(lengths, 16, 3, epoch) for epoch in (0, 1)]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches)) == list(range(700))
+        assert max(map(len, batches)) == 16
+    assert len(epochs[0]) == len(epochs[1])
+    assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[1]))
+    assert np.mean([np.ptp(lengths[batch]) for batch in epochs[0]]) < 2.0
+
+
+def test_it_learns_and_leaves_weights(unbroken: Path) -> None:
+    log, validation = figures(unbroken / "log.csv"), figures(unbroken / "validation.csv")
+    first, last = (np.mean([float(row["loss"]) for row in rows]) for rows in (log[:PER_EPOCH], log[-PER_EPOCH:]))
+    assert last < 0.8 * first
+    assert float(log[0]["loss"]) == pytest.approx(
+        float(log[0]["group_nats"]) + float(log[0]["positions_nats"]), rel=1e-4
+    )
+    assert set(validation[0]) == {
+        *("step", "crystals", "group_nats", "positions_nats", "group_top1", "assignment_top1"),
+    }
+    prior, memory, record = load_symmetry(unbroken / "last")
+    assert SymmetryLabel(216, ((13, "a"), (15, "c"))) in memory.labels
+    assert record["data"] == "toys.parquet, 40 crystals"
+    assert (record["epochs"], record["steps"]) == (EPOCHS, STEPS)
+    assert record["validation"]["group_top1"] == pytest.approx(float(validation[-1]["group_top1"]), rel=1e-4)
+    ((best, *_),) = propose(prior, [{11: 1, 35: 1}], 3, memory)
+    assert (best.space_group, best.orbits) == (225, ((11, "a"), (35, "b")))
+
+
+@pytest.mark.skipif("sys.platform == 'win32'")
+def test_a_killed_command_goes_on(
+    tmp_path: Path, toy_file: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_toml(tmp_path / "tiny.toml", tree()), tmp_path / "run"
+    arguments = ["train", str(path), "--data", str(toy_file), "--out", str(out)]
+    command = [sys.executable, "-m", "dao", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 100
+            while not (out / "log.csv").exists() or (out / "log.csv").read_bytes().count(b"\n") < 7:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert main(arguments) == 0
+    assert f"{out}: goes on from step " in capsys.readouterr().err
+    assert_same_run(unbroken, out)
+    assert main(arguments) == 0
+    assert capsys.readouterr() == ("", f"{out}: this training is finished; its weights are {out / 'last'}\n")
+
+
+class KilledError(BaseException):
+    pass
+
+
+def test_stopped_again_and_again(
+    tmp_path: Path, toy_file: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anywhere, and with rare checkpoints: what was done since the last one is done again."""
+    draw = np.random.default_rng(1)
+    step, save = dao.training.fit_symmetry._Run._step, dao.training.fit_symmetry._Run._checkpoint
+    left = 0
+
+    def killed_step(self: dao.training.fit_symmetry._Run, batch: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KilledError
+        return step(self, batch)
+
+    monkeypatch.setattr(dao.training.fit_symmetry._Run, "_step", killed_step)
+    monkeypatch.setattr(
+        dao.training.fit_symmetry._Run, "_checkpoint", lambda self: save(self) if self.progress.step % 4 == 0 else None
+    )
+    for _ in range(30):
+        left = int(draw.integers(4, 9))
+        try:
+            train(tmp_path, toy_file)
+        except KilledError:
+            continue
+        break
+    else:
+        pytest.fail("never finished")
+    assert_same_run(unbroken, tmp_path)
+
+
+def test_killed_before_the_weights_are_written(
+    tmp_path: Path, toy_file: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(dao.training.fit_symmetry, "save_symmetry", killed)
+    with pytest.raises(KilledError):
+        train(tmp_path, toy_file)
+    monkeypatch.setattr(dao.training.fit_symmetry, "save_symmetry", save_symmetry)
+    train(tmp_path, toy_file)
+    assert_same_run(unbroken, tmp_path)
+
+
+def test_without_validation_and_in_half_precision(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "some.parquet", toy_crystals()[:20])
+    out = tmp_path / "run"
+    train(out, tmp_path / "some.parquet", epochs=1, precision="bfloat16", validation={"crystals": 0})
+    assert not (out / "validation.csv").exists()
+    assert load_symmetry(out / "last")[2]["validation"] == {}
+
+
+def test_other_recipes_of_the_same_folder(tmp_path: Path, toy_file: Path) -> None:
+    train(tmp_path, toy_file, epochs=1)
+    with pytest.raises(InputError, match=r"another recipe .*epochs is 1 there and 2 here"):
+        train(tmp_path, toy_file, epochs=2)
+    with pytest.raises(InputError, match=r"symmetry\.width is 16 there and 32 here"):
+        train(tmp_path, toy_file, epochs=2, symmetry={"width": 32}, resume=True)
+    train(tmp_path, toy_file, epochs=2, resume=True)
+    assert load_symmetry(tmp_path / "last")[2]["epochs"] == 2.0
+    # a generator's recipe in the folder of a prior
+    recipe = write_toml(tmp_path / "other.toml", {"name": "other", "crystals": 10, "network": {}, "process": {}})
+    assert main(["train", str(recipe), "--data", str(toy_file), "--out", str(tmp_path), "--resume"]) == 2
+
+
+def test_a_checkpoint_of_other_crystals(tmp_path: Path, toy_file: Path) -> None:
+    train(tmp_path / "run", toy_file, epochs=1)
+    write_parquet(tmp_path / "some.parquet", toy_crystals()[:20])
+    with pytest.raises(InputError, match="is of a training on 40 crystals, not 16"):
+        train(tmp_path / "run", tmp_path / "some.parquet", epochs=2, resume=True)
+    state = next((tmp_path / "run").glob("checkpoint-*")) / "state.json"
+    state.write_text(json.dumps({"training_set": 40, "symmetry": tree()["symmetry"]}))
+    with pytest.raises(InputError, match=r"its checkpoint does not fit this recipe \('step'\)"):
+        train(tmp_path / "run", toy_file, epochs=2, resume=True)
+
+
+def test_what_cannot_be_trained_on(tmp_path: Path, toy_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_toml(tmp_path / "tiny.toml", tree())
+    for arguments, message in (
+        (["--device", "cuda"], "--device cuda: the symmetry prior is trained on the CPU"),
+        (["--set", "data.train_split=nowhere"], "nowhere"),
+        (["--set", "data.validation_split=nowhere"], "nothing to validate on (--set validation.crystals=0"),
+        (["--set", "symmetry.heads=3"], "width 16 is not a multiple of its 3 heads"),
+    ):
+        out = tmp_path / "run"
+        assert main(["train", str(recipe), "--data", str(toy_file), "--out", str(out), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not out.exists()
+
+
+def test_the_shipped_recipe_is_found_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["train", "mp20-symmetry", "--data", str(empty), "--out", str(tmp_path / "run")]) == 2
+    assert "empty" in capsys.readouterr().err
+    assert main(["train", "mp20-symmetry", "--help"]) == 0
+    assert "mp20-symmetry" in capsys.readouterr().out
