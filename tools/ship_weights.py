@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from dao.models import WEIGHTS, Generator
+from dao.models import Generator
+from dao.weight_files import WEIGHTS
 
 SHELF = Path(__file__).resolve().parents[1] / "src" / "dao" / "weights"
 

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dao.crystal import CrystalBatch
@@ -32,15 +30,11 @@ from dao.processes.config import ProcessConfig, SamplerSettings
 from dao.processes.representations import ConventionalLogMetricLattice
 from dao.processes.symmetric_flow import SymmetricFlow
 from dao.processes.symmetry import SymmetryTable
+from dao.weight_files import WEIGHTS, load_weights, memory_tensors, write_weights
 from dao.weights import CONFIG, resolve
 
 FORMAT_VERSION = 1
 """Raised when a saved folder changes its meaning; older folders are refused with their number."""
-
-WEIGHTS = "model.safetensors"
-
-MEMORY = "memory."
-"""Prefix of the tensors in a file of weights that are no parameters but the symmetry prior's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,32 +141,20 @@ class Generator(nn.Module):
     def fingerprint(self) -> str:
         """Short hash of all weights and scalers: two models that share it give the same samples."""
         digest = hashlib.sha256()
-        for name, value in sorted({**self.state_dict(), **self._memory_tensors()}.items()):
+        for name, value in sorted({**self.state_dict(), **memory_tensors(self.symmetry_memory)}.items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _memory_tensors(self) -> dict[str, Tensor]:
-        if self.symmetry_memory is None:
-            return {}
-        return {f"{MEMORY}{name}": value for name, value in self.symmetry_memory.to_tensors().items()}
-
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write ``model.safetensors`` and ``config.json``; parameters as ``dtype``, fitted scalers as they are."""
-        folder.mkdir(parents=True, exist_ok=True)
         parameters = {name for name, _ in self.named_parameters()}
         tensors = {
             name: (value.to(dtype) if name in parameters else value).detach().cpu().contiguous()
             for name, value in self.state_dict().items()
-        } | self._memory_tensors()
-        temporary = folder / f".{WEIGHTS}.part"
-        save_file(tensors, temporary)
-        temporary.chmod(0o644)  # safetensors lets its owner alone read it
-        temporary.replace(folder / WEIGHTS)
+        }
         config = {**asdict(self.config), "parameters": self.parameters_count}
-        temporary = folder / f".{CONFIG}.part"
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / CONFIG)
+        write_weights(folder, tensors | memory_tensors(self.symmetry_memory), config)
 
     @classmethod
     def load(cls, source: Path | str, *, device: torch.device | str = "cpu") -> Generator:
@@ -185,24 +167,7 @@ class Generator(nn.Module):
         folder = source if isinstance(source, Path) else _local_folder(resolve(source))
         config = read_generator_config(folder)
         model = cls(config)
-        path = folder / WEIGHTS
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
-        memory = {name.removeprefix(MEMORY): tensors.pop(name) for name in list(tensors) if name.startswith(MEMORY)}
-        expected = model.state_dict()
-        wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
-            name for name in expected if expected[name].shape != tensors[name].shape
-        )
-        if wrong:
-            raise InputError(f"{path}: tensors do not fit config.json (first: {wrong[0]})")
-        model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
-        if memory:
-            try:
-                model.symmetry_memory = SymmetryMemory.from_tensors(memory)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from None
+        model.symmetry_memory = load_weights(folder / WEIGHTS, model)
         return model.to(device).eval()
 
 

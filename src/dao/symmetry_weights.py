@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_config import SymmetryPriorConfig
+from dao.weight_files import WEIGHTS, load_weights, memory_tensors, write_weights
 from dao.weights import CONFIG
 
 MODEL = "symmetry"
@@ -23,11 +22,6 @@ MODEL = "symmetry"
 
 FORMAT_VERSION = 1
 """Raised when a saved folder changes its meaning; older folders are refused with their number."""
-
-WEIGHTS = "model.safetensors"
-
-MEMORY = "memory."
-"""What the names of the memory's tensors begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +55,10 @@ def save_symmetry(
         dtype: of the parameters in the file.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in prior.state_dict().items()}
-    tensors |= {MEMORY + name: value for name, value in memory.to_tensors().items()}
-    temporary = folder / f".{WEIGHTS}.part"
-    save_file(tensors, temporary)
-    temporary.chmod(0o644)  # safetensors lets its owner alone read it
-    temporary.replace(folder / WEIGHTS)
     parameters = sum(parameter.numel() for parameter in prior.parameters())
     config = _Config(symmetry=prior.config, parameters=parameters, training=record)
-    temporary = folder / f".{CONFIG}.part"
-    temporary.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / CONFIG)
+    write_weights(folder, tensors | memory_tensors(memory), asdict(config))
 
 
 def load_symmetry(folder: Path) -> tuple[SymmetryPrior, SymmetryMemory, dict[str, Any]]:
@@ -83,24 +69,10 @@ def load_symmetry(folder: Path) -> tuple[SymmetryPrior, SymmetryMemory, dict[str
 
     """
     config = _read_config(folder / CONFIG)
-    path = folder / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
-    known = {name.removeprefix(MEMORY): tensors.pop(name) for name in list(tensors) if name.startswith(MEMORY)}
     prior = SymmetryPrior(config.symmetry)
-    expected = prior.state_dict()
-    wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
-        name for name in expected if expected[name].shape != tensors[name].shape
-    )
-    if wrong:
-        raise InputError(f"{path}: tensors do not fit {CONFIG} (first: {wrong[0]})")
-    prior.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
-    try:
-        memory = SymmetryMemory.from_tensors(known)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    memory = load_weights(folder / WEIGHTS, prior)
+    if memory is None:
+        raise InputError(f"{folder / WEIGHTS}: holds no memory of known assignments")
     return prior.eval(), memory, config.training
 
 

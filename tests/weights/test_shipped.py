@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dao import predict
-from dao.models import WEIGHTS, Generator
+from dao.models import Generator
 from dao.training.validation import match_first, validation_crystals
+from dao.weight_files import WEIGHTS
 from dao.weights import DEFAULT, read_card, shipped
 
 

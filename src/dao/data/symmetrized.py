@@ -20,7 +20,7 @@ from dao.data.labels import LABEL_SYMPREC
 from dao.data.store import PackedCrystals
 from dao.errors import InputError
 from dao.geometry.symmetrized import SymmetricCrystal, symmetrized
-from dao.geometry.wyckoff import primitive_cell, site_table, wyckoff_index
+from dao.geometry.wyckoff import orbit_sites, primitive_cell
 
 SPACE_GROUP = "space_group"
 
@@ -80,18 +80,13 @@ def pack_symmetric(described: Iterable[SymmetricCrystal], crystals: PackedCrysta
     Fractional coordinates are those of the Wyckoff maps, not reduced to the cell, so that free coordinates can be told
     from them.
     """
-    table = site_table()
     numbers, sites, coords, lattices, groups, counts = [], [], [], [], [], []
     for one in described:
-        positions = one.positions()
-        count = 0
-        for (element, letter), position, free in zip(one.orbits, positions, one.free_coords, strict=True):
-            first = int(table.first[wyckoff_index(one.space_group, letter)])
+        for (element, _), position, free in zip(one.orbits, one.positions(), one.free_coords, strict=True):
             numbers += [element] * position.multiplicity
-            sites.append(np.arange(first, first + position.multiplicity))
             coords.append(position.expand(free))
-            count += position.multiplicity
-        counts.append(count)
+        sites.append(orbit_sites(one.space_group, [letter for _, letter in one.orbits]))
+        counts.append(len(sites[-1]))
         groups.append(one.space_group)
         lattices.append(primitive_cell(one.space_group) @ one.lattice)
     return PackedCrystals(

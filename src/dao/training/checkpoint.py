@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dao.errors import InputError
 
@@ -29,6 +30,24 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors whose names begin so, without that."""
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def load_optimizer(self, optimizer: Optimizer) -> None:
+        """Give back the moments that :func:`optimizer_tensors` took."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in self.under("optimizer.").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Moments of an optimizer by the names that they have in a checkpoint."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": value for i, moments in state.items() for name, value in moments.items()}
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:

@@ -28,7 +28,7 @@ from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator, GeneratorConfig
 from dao.symmetry_weights import load_symmetry
-from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.initial import fit_scalers, give_symmetry, load_initial_weights
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
@@ -327,8 +327,7 @@ class _Run:
         state = self.progress
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= optimizer_tensors(self.optimizer)
         tensors["random.noise"] = self.noise.generator.get_state()
         tensors["random.torch"] = torch.get_rng_state()
         counters = {
@@ -368,17 +367,9 @@ class _Run:
             if not same_settings(saved[section], getattr(self.recipe, section)):
                 raise InputError(f"{self.out}: its checkpoint was trained with another {section} than this recipe's")
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(under("model."))
-        self.average.load_state_dict(under("average."), saved["average_updates"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in under("optimizer.").items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.model.load_state_dict(checkpoint.under("model."))
+        self.average.load_state_dict(checkpoint.under("average."), saved["average_updates"])
+        checkpoint.load_optimizer(self.optimizer)
         self.noise.generator.set_state(checkpoint.tensors["random.noise"])
         torch.set_rng_state(checkpoint.tensors["random.torch"])
         self.loader.load_state_dict(saved["loader"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from dao.evaluation.prototypes import element_distances
 from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import save_symmetry
-from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
 from dao.training.logs import RunLog, TrainingProgress
 from dao.training.standing import same_settings, standing, write_recipe
 
@@ -290,8 +290,7 @@ class _Run:
 
     def _checkpoint(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= optimizer_tensors(self.optimizer)
         tensors["random.torch"] = torch.get_rng_state()
         counters = {
             **asdict(self.progress),
@@ -316,13 +315,8 @@ class _Run:
                 f"{self.out}: its checkpoint is of a training on {crystals} crystals, not {len(self.data)}"
             )
         try:
-            self.model.load_state_dict(_under("model.", checkpoint.tensors))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under("optimizer.", checkpoint.tensors).items():
-                index, name = key.split(".", 1)
-                moments.setdefault(int(index), {})[name] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.model.load_state_dict(checkpoint.under("model."))
+            checkpoint.load_optimizer(self.optimizer)
             torch.set_rng_state(checkpoint.tensors["random.torch"])
             self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -335,10 +329,6 @@ def learning_rate_factor(recipe: SymmetryRecipe, step: int, steps: int) -> float
     last = recipe.optimizer.final_rate
     cosine = last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
     return cosine * min(1.0, (step + 1) / max(1, recipe.optimizer.warmup_steps))
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _with_neighbours(
