@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,23 @@ def log_probability(
     with torch.no_grad():
         group, orbits = model.log_probability(symmetry_batch([symmetry_sequence(one, near) for one in labels]))
     return (group + orbits).tolist()
+
+
+def test_a_share_of_the_proposals_is_made_without_memory(model: SymmetryPrior, memory: SymmetryMemory) -> None:
+    composition = {11: 1, 35: 1}
+    half = SymmetryPrior(replace(model.config, unaided_share=0.5)).eval()
+    half.load_state_dict(model.state_dict())
+    every, aided, unaided = (
+        {(one.space_group, one.orbits): one.probability for one in propose(some, [composition], 10_000, known)[0]}
+        for some, known in ((half, memory), (model, memory), (model, None))
+    )
+    assert sum(every.values()) == pytest.approx(1.0)
+    for key, probability in every.items():
+        assert probability == pytest.approx(0.5 * (aided[key] + unaided[key]))
+    best = [one.probability for one in propose(half, [composition], 5, memory)[0]]
+    assert best == sorted(best, reverse=True)
+    assert len(best) == 5
+    assert propose(half, [composition], 5) == propose(model, [composition], 5)
 
 
 @pytest.mark.parametrize("known", [True, False])

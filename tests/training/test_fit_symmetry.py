@@ -103,6 +103,27 @@ def test_it_learns_and_leaves_weights(unbroken: Path) -> None:
     assert (best.space_group, best.orbits) == (225, ((11, "a"), (35, "b")))
 
 
+def test_neighbours_are_hidden_and_validated_without(tmp_path: Path, toy_file: Path, unbroken: Path) -> None:
+    last = train(tmp_path / "hidden", toy_file, symmetry={"neighbour_dropout": 1.0})
+    with_neighbours, without = (figures(run / "log.csv") for run in (unbroken, tmp_path / "hidden"))
+    assert float(without[0]["loss"]) > float(with_neighbours[0]["loss"]) + 0.1  # nobody to copy from
+    validation = figures(tmp_path / "hidden" / "validation.csv")[-1]
+    assert float(validation["unaided_group_nats"]) != float(validation["group_nats"])
+    record = load_symmetry(last)[2]
+    assert record["validation"]["unaided_group_top1"] == pytest.approx(float(validation["unaided_group_top1"]))
+
+
+def test_it_starts_from_other_weights(tmp_path: Path, toy_file: Path, unbroken: Path) -> None:
+    before = load_symmetry(unbroken / "last")
+    after = load_symmetry(train(tmp_path / "run", toy_file, initial_weights=str(unbroken / "last"), epochs=1))
+    first = float(figures(tmp_path / "run" / "log.csv")[0]["loss"])
+    assert first < 0.8 * float(figures(unbroken / "log.csv")[0]["loss"])
+    crystals = EPOCHS * 40 / 1e6
+    assert after[2]["pretraining"] == f"{crystals:.2f} M crystals of {before[2]['data']}"
+    with pytest.raises(InputError, match="trained with another width"):
+        train(tmp_path / "wide", toy_file, initial_weights=str(unbroken / "last"), symmetry={"width": 32})
+
+
 @pytest.mark.skipif("sys.platform == 'win32'")
 def test_a_killed_command_goes_on(
     tmp_path: Path, toy_file: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -205,6 +205,15 @@ class SymmetryBatch:
             neighbour_groups=self.neighbour_groups[index],
             neighbour_distances=self.neighbour_distances[index],
             neighbour_letters=self.neighbour_letters[index],
+        )
+
+    def without_neighbours(self, hidden: Bool[Tensor, " b"]) -> SymmetryBatch:
+        """The same crystals, ``hidden`` ones as if nothing similar were known."""
+        return replace(
+            self,
+            neighbour_groups=self.neighbour_groups.masked_fill(hidden[:, None], 0),
+            neighbour_distances=self.neighbour_distances.masked_fill(hidden[:, None], torch.inf),
+            neighbour_letters=self.neighbour_letters.masked_fill(hidden[:, None, None], -1),
         )
 
 

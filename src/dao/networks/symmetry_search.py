@@ -97,7 +97,8 @@ def propose(
         model: in evaluation mode.
         compositions: atoms of each element (atomic number) in a primitive cell.
         count: most assignments wanted of each.
-        memory: known assignments to look similar compositions up in.
+        memory: known assignments to look similar compositions up in. With one, probabilities are those of a mixture:
+            a share (``unaided_share`` of the model's configuration) comes from the model without it.
         space_group: assignments of this one alone, with their probabilities given it: those of all of them add up
             to 1. None for a composition that it cannot hold.
 
@@ -109,6 +110,34 @@ def propose(
         check_space_group(space_group)
     if not compositions:
         return []
+    found = _search(model, compositions, count, memory, space_group)
+    unaided = model.config.unaided_share if memory is not None else 0.0
+    if unaided == 0.0:
+        return found
+    alone = _search(model, compositions, count, None, space_group)
+    return [_mixed(*both, unaided, count) for both in zip(found, alone, strict=True)]
+
+
+def _mixed(
+    aided: Sequence[SymmetryProposal], unaided: Sequence[SymmetryProposal], share: float, count: int
+) -> list[SymmetryProposal]:
+    """The ``count`` most probable of (1 - share) p(aided) + share p(unaided); what one of them lacks has 0 there."""
+    mixed: dict[tuple[int, Orbits], float] = {}
+    for proposals, weight in ((aided, 1.0 - share), (unaided, share)):
+        for one in proposals:
+            key = (one.space_group, one.orbits)
+            mixed[key] = mixed.get(key, 0.0) + weight * one.probability
+    best = sorted(mixed.items(), key=lambda item: -item[1])[:count]
+    return [SymmetryProposal(group, orbits, probability) for (group, orbits), probability in best]
+
+
+def _search(
+    model: SymmetryPrior,
+    compositions: Sequence[Mapping[int, int]],
+    count: int,
+    memory: SymmetryMemory | None,
+    space_group: int | None,
+) -> list[list[SymmetryProposal]]:
     sequences = [
         composition_sequence(one, NO_NEIGHBOURS if memory is None else memory.neighbours(one)) for one in compositions
     ]

@@ -153,6 +153,8 @@ class SymmetryRecipe(_Section):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None leaves torch's choice."""
     data: DataRecipe = DataRecipe()
+    initial_weights: str | None = None
+    """Start from the network in this folder of a trained prior instead of a random one; its memory stays there."""
     symmetry: SymmetryPriorConfig = SymmetryPriorConfig()
     optimizer: SymmetryOptimizerRecipe = SymmetryOptimizerRecipe()
     validation: SymmetryValidationRecipe = SymmetryValidationRecipe()

@@ -35,6 +35,7 @@ from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import save_symmetry
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
+from dao.training.initial import load_initial_symmetry
 from dao.training.logs import RunLog, TrainingProgress
 from dao.training.standing import same_settings, standing, write_recipe
 
@@ -203,6 +204,9 @@ class _Run:
 
         torch.manual_seed(recipe.seed)
         self.model = SymmetryPrior(recipe.symmetry).train()
+        self.pretraining = ""
+        if recipe.initial_weights is not None:
+            self.pretraining = load_initial_symmetry(self.model, Path(recipe.initial_weights))
         parameters = list(self.model.parameters())
         groups = [
             {"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.optimizer.weight_decay},
@@ -235,7 +239,7 @@ class _Run:
                 ended = state.step % self.steps_per_epoch == 0
                 if ended and self.validation is not None:
                     bar.note("validating")
-                    state.validation = teacher_forced(self.model, self.validation)
+                    state.validation = self._validate(self.validation)
                     log.validation(state.step, state.crystals, state.seconds, state.validation)
                     bar.note(f"space group right {state.validation['group_top1']:.1%}")
                     state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
@@ -245,12 +249,22 @@ class _Run:
         save_symmetry(self.out / "last", self.model, self.memory, self._record())
         return self.out / "last"
 
+    def _validate(self, data: SymmetryBatch) -> dict[str, float]:
+        """Figures with similar compositions and, where training hides them at times, without."""
+        figures = teacher_forced(self.model, data)
+        if self.recipe.symmetry.neighbour_dropout > 0.0:
+            alone = teacher_forced(self.model, data.without_neighbours(torch.ones(len(data), dtype=torch.bool)))
+            figures |= {f"unaided_{name}": value for name, value in alone.items()}
+        return figures
+
     def _step(self, batch: SymmetryBatch) -> dict[str, Tensor]:
         chosen = self.recipe.optimizer
         rate = chosen.learning_rate * learning_rate_factor(self.recipe, self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         autocast = torch.autocast("cpu", torch.bfloat16) if self.recipe.precision == "bfloat16" else nullcontext()
+        if self.recipe.symmetry.neighbour_dropout > 0.0:
+            batch = batch.without_neighbours(torch.rand(len(batch)) < self.recipe.symmetry.neighbour_dropout)
         with autocast:
             group_logits, position_logits = self.model(batch)
         group_loss = functional.cross_entropy(group_logits, batch.space_group)
@@ -277,6 +291,7 @@ class _Run:
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "data": f"{self.file.name}, {len(self.data)} crystals",
+            "pretraining": self.pretraining,
             "crystals_seen": state.crystals,
             "epochs": round(state.crystals / len(self.data), 2),
             "steps": state.step,

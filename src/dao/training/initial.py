@@ -6,6 +6,8 @@ Shapes: M crystals.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.models import Generator
 from dao.networks.symmetry import SymmetryPrior
+from dao.symmetry_weights import load_symmetry
 
 
 def fit_scalers(model: Generator, training_set: PackedCrystals) -> None:
@@ -53,6 +56,29 @@ def load_initial_weights(model: Generator, source: str) -> str:
     mine = {name: value for name, value in model.state_dict().items() if name.startswith("symmetry_prior.")}
     theirs = {name: value for name, value in other.state_dict().items() if not name.startswith("symmetry_prior.")}
     model.load_state_dict(theirs | mine)
-    record = other.config.training
+    return _history(other.config.training)
+
+
+def load_initial_symmetry(model: SymmetryPrior, folder: Path) -> str:
+    """Copy the parameters of a trained prior into ``model``; returns what they were trained on, in words.
+
+    Raises:
+        InputError: no such weights, or weights of another size.
+
+    """
+    other, _, record = load_symmetry(folder)
+    wrong = [
+        name
+        for name in ("width", "encoder_blocks", "decoder_blocks", "heads")
+        if getattr(other.config, name) != getattr(model.config, name)
+    ]
+    if wrong:
+        raise InputError(f"initial_weights {folder}: trained with another {wrong[0]} than this recipe's")
+    model.load_state_dict(other.state_dict())
+    return _history(record)
+
+
+def _history(record: dict[str, Any]) -> str:
+    """What weights have been trained on, from their record."""
     before = f"{record['pretraining']}; then " if record.get("pretraining") else ""
     return f"{before}{record.get('crystals_seen', 0) / 1e6:.2f} M crystals of {record.get('data', 'unknown data')}"
