@@ -206,7 +206,7 @@ class CrystalModel(nn.Module):
         if MODELS[config.model] is not cls:
             raise InputError(f"{folder}: holds a {config.model}, and a {cls.__name__.lower()} is needed")
         model = cls(config)
-        model._remember(load_weights(folder / WEIGHTS, model))  # noqa: SLF001 -- its own class
+        model._remember(load_weights(folder / WEIGHTS, model))
         return model.to(device).eval()
 
 

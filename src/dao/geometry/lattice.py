@@ -65,7 +65,7 @@ def log_metric(lattice: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 6"]:
 
     Differentiable once, also where eigenvalues coincide (a cubic cell).
     """
-    logarithm: Tensor = _HalfLogarithm.apply(lattice @ lattice.mT)
+    logarithm: Tensor = _HalfLogarithm.apply(lattice @ lattice.mT)  # type: ignore[no-untyped-call]
     return symmetric_to_vector(logarithm)
 
 
@@ -83,11 +83,11 @@ class _HalfLogarithm(torch.autograd.Function):
         return (vectors * (0.5 * eigenvalues.log())[..., None, :]) @ vectors.mT
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override] # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         eigenvalues, vectors = ctx.saved_tensors
         # (log a - log b) / (a - b) = log1p(x) / (b x) with x = a / b - 1, by its series where x is small
         x = eigenvalues[..., :, None] / eigenvalues[..., None, :] - 1.0
-        small = x.abs() < 1e-3  # noqa: PLR2004
+        small = x.abs() < 1e-3
         series = 1.0 - x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x * (1 / 5 - x / 6))))
         quotient = torch.where(small, series, torch.log1p(x) / torch.where(small, torch.ones_like(x), x))
         symmetric = 0.5 * (gradient + gradient.mT)

@@ -76,7 +76,7 @@ def bounded_exp(x: Tensor) -> Tensor:
 
 
 def exponential_energy_loss(energy: Float[Tensor, " b"], label: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """|exp(-f) - exp(-beta E_0)|^2 of each crystal (paper section 4.4), bounded so that it and its gradient stay finite.
+    """|exp(-f) - exp(-beta E_0)|^2 of each crystal (paper section 4.4), bounded so that its gradient stays finite.
 
     Over the crystals that a noised one may have been, its mean is least at f = -log E[exp(-beta E_0) | M_t], the
     intermediate energy. Bounding: beta E_0 counts as no less than -``LARGEST_EXPONENT``, and exp(-f) goes on along its

@@ -5,7 +5,6 @@ Shapes: none of its own.
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,8 +34,7 @@ class Task(ABC, Generic[M]):
 
     metric: str
     """Validation figure by which the best weights are kept."""
-    better: Callable[[float, float], bool]
-    """Whether its first value is the better one."""
+    lower_is_better: bool
 
     @abstractmethod
     def check(self) -> None:
@@ -63,12 +61,16 @@ class Task(ABC, Generic[M]):
     def validate(self, model: M) -> dict[str, float]:
         """Validation figures, ``metric`` among them."""
 
+    def better(self, value: float, other: float) -> bool:
+        """Whether ``value`` is a better ``metric`` than ``other``."""
+        return value < other if self.lower_is_better else value > other
+
 
 class GeneratorTask(Task[Generator]):
     """Training of DAO-G: noise losses, judged by the match rate of its samples."""
 
     metric = "match_rate"
-    better = operator.gt
+    lower_is_better = False
 
     def __init__(self, recipe: Recipe, validation_file: Path) -> None:
         """Read the symmetry prior, where the recipe names one.
@@ -129,7 +131,7 @@ class PredictorTask(Task[Predictor]):
     """Training of DAO-P: noise and energy losses, judged by the mean absolute error of clean crystals' energies."""
 
     metric = "mae"
-    better = operator.lt
+    lower_is_better = True
 
     def __init__(self, recipe: PredictorRecipe, validation_file: Path) -> None:
         self.recipe, self.validation_file = recipe, validation_file

@@ -138,4 +138,8 @@ def energy_errors(model: Predictor, crystals: PackedCrystals) -> dict[str, float
         batch = crystals.batch(rows).to(model.energy_mean.device)
         energies[rows] = model.energy(batch).double().cpu()
     errors = energies - labels.double()
-    return {"mae": float(errors.abs().mean()), "rmse": float(errors.square().mean().sqrt()), "bias": float(errors.mean())}
+    return {
+        "mae": float(errors.abs().mean()),
+        "rmse": float(errors.square().mean().sqrt()),
+        "bias": float(errors.mean()),
+    }
