@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -106,6 +106,9 @@ class PredictorConfig(ModelConfig):
             raise InputError(f"predictor beta must be positive, got {self.beta:g}")
 
 
+_Model = TypeVar("_Model", bound="CrystalModel")  # typing.Self is not known to beartype's check of single methods
+
+
 class CrystalModel(nn.Module):
     """What generator and predictor share: trunk, noise heads, process, and how they are kept in files."""
 
@@ -175,7 +178,7 @@ class CrystalModel(nn.Module):
     def _remember(self, memory: SymmetryMemory | None) -> None:
         del memory
 
-    def copied(self, training: dict[str, Any]) -> Self:
+    def copied(self: _Model, training: dict[str, Any]) -> _Model:  # noqa: PYI019
         """A copy with another record of its training."""
         model = type(self)(replace(self.config, training=training))
         model.load_state_dict(self.state_dict())
@@ -193,7 +196,7 @@ class CrystalModel(nn.Module):
         write_weights(folder, tensors | memory_tensors(self._memory()), config)
 
     @classmethod
-    def load(cls, source: Path | str, *, device: torch.device | str = "cpu") -> Self:
+    def load(cls: type[_Model], source: Path | str, *, device: torch.device | str = "cpu") -> _Model:  # noqa: PYI019
         """Load shipped weights by name, a folder, or a Hugging Face Hub repository id; a ``Path`` is always a folder.
 
         Raises:

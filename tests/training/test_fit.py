@@ -22,6 +22,7 @@ from dao.models import Generator, read_config
 from dao.recipes.schema import OptimizerRecipe, Recipe
 from dao.training.checkpoint import latest_checkpoint, load_checkpoint
 from dao.training.fit import learning_rate_factor, train
+from dao.training.tasks import task_of
 from dao.training.validation import ValidationResult, validation_crystals
 
 Fit = Callable[..., Path]
@@ -105,7 +106,7 @@ def test_a_run_leaves_what_it_promises(fit: Fit, toy_file: Path) -> None:
     assert (record["steps"], record["crystals_seen"]) == (10, 160)
     assert record["data"] == "toys.parquet, split train, 40 crystals"
     pairs = [crystal for crystal in load_crystals(toy_file, "train") if crystal.num_atoms == 2]
-    assert read_config(out / "last").cells["2"] == {"1": len(pairs)}
+    assert Generator.load(out / "last").config.cells["2"] == {"1": len(pairs)}
 
 
 def test_it_learns(fit: Fit) -> None:
@@ -137,7 +138,8 @@ def test_accumulation_counts_as_one_larger_batch(fit: Fit) -> None:
 def one_step(toy_file: Path, tmp_path: Path, **optimizer: Any) -> dao.training.fit._Run:
     chosen = recipe(optimizer=optimizer)
     training_set = load_packed(toy_file, split="train")
-    run = dao.training.fit._Run(chosen, training_set, torch.device("cpu"), tmp_path, toy_file, toy_file, print)
+    task = task_of(chosen, toy_file)
+    run = dao.training.fit._Run(chosen, task, training_set, torch.device("cpu"), tmp_path, toy_file, print)
     figures = run._step()
     assert float(figures["gradient_norm"]) > 0.1  # before clipping
     return run
@@ -230,7 +232,7 @@ def test_validation_keeps_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) ->
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return ValidationResult(next(rates), 0.1)
 
-    monkeypatch.setattr("dao.training.fit.validate", judge)
+    monkeypatch.setattr("dao.training.tasks.validate", judge)
     out = fit(crystals=320, validation={"crystals": 4, "every": 64})
     table = rows(out / "validation.csv")
     assert [float(row["match_rate"]) for row in table] == [0.1, 0.5, 0.3, 0.5, 0.2]

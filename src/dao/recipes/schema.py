@@ -73,6 +73,7 @@ class RecordRecipe(_Section):
 class _CrystalRecipe(_Section):
     """What generator and predictor are trained by alike."""
 
+    task: str
     name: str
     description: str = ""
     seed: int = Field(default=0, ge=0)
