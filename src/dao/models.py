@@ -24,6 +24,7 @@ from dao.networks.config import NETWORKS, SPACE_GROUPS, NetworkConfig
 from dao.networks.heads import CoordinateHead, EnergyHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
 from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_config import SymmetryPriorConfig
+from dao.potential import EnergyForcesStress, differentiate
 from dao.processes.base import Prediction, Process, State
 from dao.processes.build import build_process
 from dao.processes.config import ProcessConfig, SamplerSettings
@@ -315,6 +316,15 @@ class Predictor(CrystalModel):
         times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
         _, crystal, _ = self._features(batch.atomic_numbers, batch.mask, state, times, None)
         return self.energy_mean + self.energy_deviation / self.config.beta * self.energy_head(crystal)
+
+    def energy_forces_stress(self, batch: CrystalBatch) -> EnergyForcesStress:
+        """E above the hull of whole cells (eV), and what it says of forces (eV/A) and stress (eV/A^3); t = 0.
+
+        At fixed composition E above the hull and the total energy differ by a constant, so forces and stress are
+        estimates of the true ones. Computed on the model's device and in its precision.
+        """
+        batch = batch.to(device=self.energy_mean.device, dtype=self.energy_mean.dtype)
+        return differentiate(lambda moved: moved.num_atoms * self.energy(moved), batch)
 
 
 def _local_folder(source: Path | str) -> Path:
