@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class EnergyForcesStress:
     stress: Float[Tensor, "b 3 3"]
 
 
+@runtime_checkable
 class Potential(Protocol):
     """Anything that can be relaxed on; the results for a crystal must not depend on the others of its batch."""
 

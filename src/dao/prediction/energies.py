@@ -26,9 +26,11 @@ from dao.models import Predictor
 from dao.prediction.files import write_failures, write_text
 from dao.processes.representations import LogMetricLattice
 from dao.progress import CountProgress
-from dao.relaxation import Relaxed, RelaxationSettings, batches, relax
+from dao.relaxation import RelaxationSettings, Relaxed, batches, relax
 
 RELAXED = "relaxed.jsonl"
+
+_FIGURES = ("energy_before", "energy", "max_force", "iterations", "outcome")
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,9 @@ def relax_to_folder(
 
         relax(model, [crystals[i] for i in left], settings, batch_size=batch_size, on_batch=keep)
 
-    records, failures, kept = [], list(structures.failures), []
+    records: list[dict[str, Any]] = []
+    failures = list(structures.failures)
+    kept: list[tuple[Crystal, str]] = []
     for i, (before, file) in enumerate(zip(crystals, structures.files, strict=True)):
         one = done[i]
         if not np.isfinite(one.energy):
@@ -257,7 +261,7 @@ def _digest(crystals: Sequence[Crystal]) -> str:
 
 
 def _to_line(place: int, one: Relaxed) -> dict[str, Any]:
-    values = {key: value for key, value in asdict(one).items() if key != "crystal"}
+    values = {key: getattr(one, key) for key in _FIGURES}
     crystal = one.crystal
     return {"place": place, **values, "frac_coords": crystal.frac_coords.tolist(), "lattice": crystal.lattice.tolist()}
 
@@ -265,5 +269,5 @@ def _to_line(place: int, one: Relaxed) -> dict[str, Any]:
 def _from_line(line: dict[str, Any], crystals: Sequence[Crystal]) -> tuple[int, Relaxed]:
     before = crystals[int(line["place"])]
     crystal = Crystal(before.atomic_numbers, line["frac_coords"], line["lattice"], before.material_id, before.info)
-    values = {key: line[key] for key in ("energy_before", "energy", "max_force", "iterations", "outcome")}
+    values = {key: line[key] for key in _FIGURES}
     return int(line["place"]), Relaxed(crystal=crystal, **values)
