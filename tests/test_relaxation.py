@@ -224,7 +224,7 @@ def test_a_potential_that_fails_leaves_the_crystal_as_it_was() -> None:
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"iterations": 0}, {"max_volume_change": 1.0}, {"max_step": -0.1}, {"min_distance": -1.0}):
         with pytest.raises(InputError, match="relaxation: "):
-            RelaxationSettings(**wrong)  # type: ignore[arg-type]
+            RelaxationSettings(**wrong)
     assert (RelaxationSettings().iterations, RelaxationSettings().learning_rate) == (5, 1.0)
 
 

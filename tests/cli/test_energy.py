@@ -12,9 +12,10 @@ import pytest
 import torch
 from toys import DISORDERED, listing, tiny_generator, tiny_predictor, toy_crystals
 
-import dao.prediction.energies
 from dao.cli import main
 from dao.crystal import CrystalBatch
+from dao.data.sources import read_crystals
+from dao.jsonl import JsonLines
 from dao.models import Predictor, TrustLimits
 
 CRYSTALS = toy_crystals()[:4]
@@ -123,7 +124,8 @@ def test_relaxed_structures_are_written(run: Run) -> None:
     frames = ase.io.read("made/relaxed.extxyz", ":")
     assert [atoms.info["e_above_hull"] for atoms in frames] == pytest.approx([r["e_above_hull"] for r in records])
     for record, atoms in zip(records, frames, strict=True):
-        assert ase.io.read(Path("made") / record["cif"]).get_volume() == pytest.approx(atoms.get_volume(), rel=1e-4)
+        (written,) = read_crystals(Path("made") / record["cif"])
+        assert written.volume == pytest.approx(atoms.get_volume(), rel=1e-4)
     code, again, _ = run("energy", "made/relaxed.extxyz", "--format", "json")
     energies = [record["e_above_hull"] for record in json.loads(again)]
     assert energies == pytest.approx([record["e_above_hull"] for record in records], abs=1e-4)
@@ -136,18 +138,19 @@ class KilledError(BaseException):
 def test_an_interrupted_relaxation_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("relax", "@/one.cif", "@/some.extxyz", "--batch-size", "1")
     assert run(*arguments, "--out", "whole")[0] == 0
-    original, calls = dao.prediction.energies.JsonLines.append, []
+    original = JsonLines.append
+    calls: list[int] = []
 
-    def append(self: dao.prediction.energies.JsonLines, lines: object) -> None:
+    def append(self: JsonLines, lines: object) -> None:
         if len(calls) == 2:
             raise KilledError
         calls.append(1)
         original(self, lines)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dao.prediction.energies.JsonLines, "append", append)
+    monkeypatch.setattr(JsonLines, "append", append)
     with pytest.raises(KilledError):
         run(*arguments, "--out", "broken")
-    monkeypatch.setattr(dao.prediction.energies.JsonLines, "append", original)
+    monkeypatch.setattr(JsonLines, "append", original)
     assert {path.name for path in Path("broken").iterdir()} == {"relaxed.jsonl"}
     assert run(*arguments, "--out", "broken")[0] == 0
     whole, broken = ({Path(k).name: v for k, v in listing([Path(name)]).items()} for name in ("whole", "broken"))

@@ -145,7 +145,7 @@ def test_a_training_set_without_a_single_label_is_refused(fit: Fit, tmp_path: Pa
     source = tmp_path / "none.parquet"
     import pyarrow as pa
 
-    write_parquet(source, toy_crystals(), e_above_hull=pa.array([None] * 50, pa.float32()))  # type: ignore[arg-type]
+    write_parquet(source, toy_crystals(), e_above_hull=pa.array([None] * 50, pa.float32()))
     with pytest.raises(InputError, match="no crystal of the training set has a label 'e_above_hull'"):
         fit(source=source)
 
