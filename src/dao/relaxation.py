@@ -58,7 +58,7 @@ class RelaxationSettings:
     """Converged once no force, and no gradient by the cell's variables, is larger (eV/A)."""
     max_step: float = 0.2
     """Largest displacement of an atom, and change of a cell variable, in one step, A."""
-    max_volume_change: float = 0.2
+    max_volume_change: float = 0.1
     """Largest relative change of the volume, against the starting cell."""
     min_distance: float = 0.7
     """Closest approach of two atoms, A; where the starting crystal is closer, its own."""

@@ -50,6 +50,9 @@ def relax(
         int, typer.Option(min=1, max=10_000, help="Most steps; the default is what the paper relaxes its data by.")
     ] = 5,
     force_tolerance: Annotated[float, typer.Option(min=0.0, help="Largest force of a relaxed structure, eV/A.")] = 0.01,
+    max_volume_change: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Largest relative change of the volume.")
+    ] = 0.1,
     device: Device = "auto",
     batch_size: BatchSize = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("relaxed"),
@@ -68,7 +71,9 @@ def relax(
     from dao.prediction.energies import load_predictor, read_structures, relax_to_folder
     from dao.relaxation import RelaxationSettings
 
-    settings = RelaxationSettings(iterations=steps, force_tolerance=force_tolerance)
+    settings = RelaxationSettings(
+        iterations=steps, force_tolerance=force_tolerance, max_volume_change=max_volume_change
+    )
     model = load_predictor(source, device)
     structures = read_structures(files)
     records, failures = relax_to_folder(model, structures, settings, out=out, batch_size=batch_size, progress=not quiet)
