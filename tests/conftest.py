@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook("dao", "beartype.beartype")
 
 import torch  # noqa: E402 - as above
-from toys import toy_crystals, write_parquet  # noqa: E402
+from toys import toy_crystals, toy_energies, write_parquet  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -44,4 +44,12 @@ def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy crystals as Parquet, in splits train, val and test."""
     path = tmp_path_factory.mktemp("toys") / "toys.parquet"
     write_parquet(path, toy_crystals())
+    return path
+
+
+@pytest.fixture(scope="session")
+def energy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with energies above the hull, some of them missing."""
+    path = tmp_path_factory.mktemp("energies") / "toys.parquet"
+    write_parquet(path, toy_crystals(), e_above_hull=toy_energies(toy_crystals()))
     return path

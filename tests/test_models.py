@@ -13,7 +13,7 @@ from toys import tiny_generator, toy_crystals
 
 from dao.crystal import CrystalBatch
 from dao.errors import InputError
-from dao.models import Generator, read_generator_config
+from dao.models import Generator, read_config
 from dao.processes.base import Prediction
 from dao.weights import DEFAULT, shipped
 
@@ -73,7 +73,7 @@ def test_config_file_is_plain_and_complete(tmp_path: Path) -> None:
     model.save(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     assert raw == {**asdict(model.config), "parameters": model.parameters_count}
-    assert read_generator_config(tmp_path) == replace(model.config, parameters=model.parameters_count)
+    assert read_config(tmp_path) == replace(model.config, parameters=model.parameters_count)
 
 
 def test_saving_again_replaces(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import torch
 from dao.crystal import Crystal
 from dao.data.store import pack_crystals
 from dao.elements import ATOMIC_NUMBERS
-from dao.models import Generator, GeneratorConfig
+from dao.models import Generator, GeneratorConfig, Predictor, PredictorConfig
 from dao.networks.config import CrysformerConfig
 from dao.processes.config import ProcessConfig, SamplerSettings
 
@@ -148,6 +149,46 @@ def tiny_generator(
     return model.eval()
 
 
+def toy_energies(crystals: Sequence[Crystal]) -> list[float | None]:
+    """A made-up energy above the hull (eV/atom) that can be learned, unknown for every fifth crystal."""
+    return [
+        None if i % 5 == 2 else 0.01 * crystal.num_atoms + 0.2 * (crystal.volume_per_atom / 40.0) ** 2
+        for i, crystal in enumerate(crystals)
+    ]
+
+
+def tiny_predictor(
+    kind: Literal["flow", "diffusion"] = "flow",
+    lattice: Literal["log_metric", "matrix"] = "log_metric",
+    *,
+    beta: float = 1.0,
+    seed: int = 0,
+) -> Predictor:
+    """An untrained predictor whose scalers are fitted to the toy crystals."""
+    torch.manual_seed(seed)
+    network = replace(tiny_network(space_groups=False), conditioning="scale_shift")
+    process = ProcessConfig(kind=kind, lattice=lattice, timesteps=20)
+    model = Predictor(PredictorConfig(name="tiny", network=network, process=process, beta=beta))
+    crystals = toy_crystals()
+    packed = pack_crystals(crystals)
+    model.process.representation.fit(packed.lattice, packed.element_counts())
+    energies = [float("nan") if energy is None else energy for energy in toy_energies(crystals)]
+    model.fit_energies(torch.tensor(energies))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model.eval()
+
+
+def tiny_predictor_recipe(**changes: Any) -> dict[str, Any]:
+    """Likewise for a predictor, to be trained on a file with a column ``e_above_hull``."""
+    tree = tiny_recipe()
+    del tree["sampler"]
+    tree |= {"task": "predictor", "network": tree["network"] | {"space_groups": False}}
+    tree |= {"energy": {"clean_share": 0.5, "clean_weight": 1.0}}
+    return _changed(tree, changes)
+
+
 def tiny_recipe(**changes: Any) -> dict[str, Any]:
     """A recipe of seconds, as the tree that TOML or JSON would give; ``changes`` replace or extend its sections."""
     tree: dict[str, Any] = {
@@ -163,6 +204,10 @@ def tiny_recipe(**changes: Any) -> dict[str, Any]:
         "validation": {"crystals": 0},
         "record": {"log_steps": 1, "checkpoint_seconds": 3600},
     }
+    return _changed(tree, changes)
+
+
+def _changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
     return tree

@@ -1,4 +1,4 @@
-"""DAO-G: the network, its heads and a process, saved and loaded as one folder of safetensors and JSON.
+"""DAO-G and DAO-P: one network, its heads and a process, saved and loaded as one folder of safetensors and JSON.
 
 Shapes: B crystals, N atoms (padded), K numbers of the lattice representation.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +21,10 @@ from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.networks.build import build_network
 from dao.networks.config import NETWORKS, SPACE_GROUPS, NetworkConfig
-from dao.networks.heads import CoordinateHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
+from dao.networks.heads import CoordinateHead, EnergyHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
 from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_config import SymmetryPriorConfig
+from dao.potential import EnergyForcesStress, differentiate
 from dao.processes.base import Prediction, Process, State
 from dao.processes.build import build_process
 from dao.processes.config import ProcessConfig, SamplerSettings
@@ -37,32 +38,84 @@ FORMAT_VERSION = 1
 """Raised when a saved folder changes its meaning; older folders are refused with their number."""
 
 
+LEAST_DEVIATION = 1e-3
+"""Smallest unit of standardised energies, eV/atom: labels that are all alike have no deviation of their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """Everything about a generator that is not a tensor; the ``config.json`` of its folder."""
+class ModelConfig:
+    """Everything about a model that is not a tensor; the ``config.json`` of its folder."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    model: str = "generator"
+    model: str
     """Key into the table of classes below: nothing in a file can name any other code."""
     format_version: int = FORMAT_VERSION
     name: str = "untitled"
     network: NetworkConfig
     process: ProcessConfig
-    sampler: SamplerSettings = field(default_factory=SamplerSettings)
-    symmetry: SymmetryPriorConfig | None = None
-    """The network that says space group and Wyckoff positions, for a symmetric process."""
-    cells: dict[str, dict[str, int]] = field(default_factory=dict)
-    """How often, in the training set, formula units of that many atoms came with that many units a primitive cell."""
     parameters: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     """Record of the training: recipe, data, crystals seen, hours, validation figures."""
 
 
-class Generator(nn.Module):
-    """p(lattice, fractional coordinates | elements): Crysformer, noise heads and a process (paper section 4.1)."""
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(ModelConfig):
+    """Configuration of a generator."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    model: str = "generator"
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    symmetry: SymmetryPriorConfig | None = None
+    """The network that says space group and Wyckoff positions, for a symmetric process."""
+    cells: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How often, in the training set, formula units of that many atoms came with that many units a primitive cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustLimits:
+    """What a predictor was trained on: beyond it, its energies are guesses."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    elements: tuple[int, ...] = ()
+    """Atomic numbers that the labelled crystals have."""
+    max_atoms: int = 0
+    volume_ratio: tuple[float, float] = (0.0, 0.0)
+    """0.1 % and 99.9 % quantiles of the cell's volume over the sum of fitted volumes per element."""
+    energy: tuple[float, float] = (0.0, 0.0)
+    """Least and largest label, eV/atom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(ModelConfig):
+    """Configuration of a predictor."""
+
+    model: str = "predictor"
+    label: str = "e_above_hull"
+    """What the energy is: the label it was trained on, eV/atom."""
+    beta: float = 1.0
+    """Inverse temperature of the exponential loss, in units of the labels' standard deviation."""
+    trust: TrustLimits = field(default_factory=TrustLimits)
+
+    def __post_init__(self) -> None:
+        """Refuse what needs a known symmetry."""
+        if self.process.kind == "symmetric_flow" or self.network.space_groups:
+            raise InputError(
+                "a predictor works without known symmetry: process flow or diffusion, no network space_groups"
+            )
+        if not self.beta > 0:
+            raise InputError(f"predictor beta must be positive, got {self.beta:g}")
+
+
+_Model = TypeVar("_Model", bound="CrystalModel")  # typing.Self is not known to beartype's check of single methods
+
+
+class CrystalModel(nn.Module):
+    """What generator and predictor share: trunk, noise heads, process, and how they are kept in files."""
+
+    config: GeneratorConfig | PredictorConfig
+
+    def __init__(self, config: GeneratorConfig | PredictorConfig) -> None:
         super().__init__()
         self.config = config
         network = config.network
@@ -76,26 +129,6 @@ class Generator(nn.Module):
         else:
             hidden = network.width if network.conditioning == "scale_shift" else None
             self.lattice_head = InvariantLatticeHead(crystal_width, hidden)
-        predicts_groups = network.space_groups and not network.wyckoff_positions
-        self.space_group_head = SpaceGroupHead(crystal_width, network.width, SPACE_GROUPS) if predicts_groups else None
-        self.symmetry_table = SymmetryTable() if isinstance(self.process, SymmetricFlow) else None
-        self.symmetry_prior = SymmetryPrior(config.symmetry) if config.symmetry is not None else None
-        self.symmetry_memory: SymmetryMemory | None = None
-        """Known assignments that the prior looks similar compositions up in."""
-
-    def forward(
-        self,
-        atomic_numbers: Int[Tensor, "b n"],
-        mask: Bool[Tensor, "b n"],
-        state: State,
-        time: Float[Tensor, " b"],
-        space_group: Int[Tensor, " b"] | None = None,
-    ) -> Prediction:
-        """Noise, score or velocity (as the process defines it) of a state at ``time``; space group 0 = unknown."""
-        nodes, crystal, lattice = self._features(atomic_numbers, mask, state, time, space_group)
-        coords = self.coordinate_head(nodes, mask).to(state.frac_coords.dtype)
-        logits = None if self.space_group_head is None else self.space_group_head(crystal)
-        return Prediction(coords, self.lattice_head(crystal, lattice).to(state.lattice.dtype), logits)
 
     def _features(
         self, atomic_numbers: Tensor, mask: Tensor, state: State, time: Tensor, space_group: Tensor | None
@@ -115,15 +148,8 @@ class Generator(nn.Module):
         return representation.decode(state.lattice, atomic_numbers)
 
     def encode(self, batch: CrystalBatch) -> State:
-        """Clean crystals as a state of the process; a symmetric one needs their ``sites`` and ``space_group``."""
-        representation = self.process.representation
-        if self.symmetry_table is None or not isinstance(representation, ConventionalLogMetricLattice):
-            return State(batch.frac_coords, representation.encode(batch.lattice, batch.atomic_numbers))
-        if batch.sites is None:
-            raise ValueError("a symmetric process needs symmetrised crystals")
-        symmetry = self.symmetry_table.of_batch(batch.sites, batch.labels["space_group"])
-        numbers = representation.encode_primitive(batch.lattice, batch.atomic_numbers, symmetry.cell)
-        return State(batch.frac_coords, numbers, symmetry)
+        """Clean crystals as a state of the process."""
+        return State(batch.frac_coords, self.process.representation.encode(batch.lattice, batch.atomic_numbers))
 
     def decode(self, state: State, atomic_numbers: Int[Tensor, "b n"], num_atoms: Int[Tensor, " b"]) -> CrystalBatch:
         """Crystals of a state at t = 0."""
@@ -139,12 +165,26 @@ class Generator(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of all weights and scalers: two models that share it give the same samples."""
+        """Short hash of all weights and scalers: two models that share it give the same results."""
         digest = hashlib.sha256()
-        for name, value in sorted({**self.state_dict(), **memory_tensors(self.symmetry_memory)}.items()):
+        for name, value in sorted({**self.state_dict(), **memory_tensors(self._memory())}.items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _memory(self) -> SymmetryMemory | None:
+        """What is saved beside the weights; only a generator has any."""
+        return None
+
+    def _remember(self, memory: SymmetryMemory | None) -> None:
+        del memory
+
+    def copied(self: _Model, training: dict[str, Any]) -> _Model:  # noqa: PYI019
+        """A copy with another record of its training."""
+        model = type(self)(replace(self.config, training=training))
+        model.load_state_dict(self.state_dict())
+        model._remember(self._memory())  # noqa: SLF001 -- its own class
+        return model
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write ``model.safetensors`` and ``config.json``; parameters as ``dtype``, fitted scalers as they are."""
@@ -154,21 +194,137 @@ class Generator(nn.Module):
             for name, value in self.state_dict().items()
         }
         config = {**asdict(self.config), "parameters": self.parameters_count}
-        write_weights(folder, tensors | memory_tensors(self.symmetry_memory), config)
+        write_weights(folder, tensors | memory_tensors(self._memory()), config)
 
     @classmethod
-    def load(cls, source: Path | str, *, device: torch.device | str = "cpu") -> Generator:
+    def load(cls: type[_Model], source: Path | str, *, device: torch.device | str = "cpu") -> _Model:  # noqa: PYI019
         """Load shipped weights by name, a folder, or a Hugging Face Hub repository id; a ``Path`` is always a folder.
 
         Raises:
-            InputError: no such weights, a broken or foreign file, or a version this code does not know.
+            InputError: no such weights, a broken or foreign file, a version this code does not know, or another kind
+                of model.
 
         """
         folder = source if isinstance(source, Path) else _local_folder(resolve(source))
-        config = read_generator_config(folder)
+        config = read_config(folder)
+        if MODELS[config.model] is not cls:
+            raise InputError(f"{folder}: holds a {config.model}, and a {cls.__name__.lower()} is needed")
         model = cls(config)
-        model.symmetry_memory = load_weights(folder / WEIGHTS, model)
+        model._remember(load_weights(folder / WEIGHTS, model))
         return model.to(device).eval()
+
+
+class Generator(CrystalModel):
+    """p(lattice, fractional coordinates | elements): Crysformer, noise heads and a process (paper section 4.1)."""
+
+    config: GeneratorConfig
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(config)
+        network = config.network
+        predicts_groups = network.space_groups and not network.wyckoff_positions
+        width = self.network.crystal_width
+        self.space_group_head = SpaceGroupHead(width, network.width, SPACE_GROUPS) if predicts_groups else None
+        self.symmetry_table = SymmetryTable() if isinstance(self.process, SymmetricFlow) else None
+        self.symmetry_prior = SymmetryPrior(config.symmetry) if config.symmetry is not None else None
+        self.symmetry_memory: SymmetryMemory | None = None
+        """Known assignments that the prior looks similar compositions up in."""
+
+    def forward(
+        self,
+        atomic_numbers: Int[Tensor, "b n"],
+        mask: Bool[Tensor, "b n"],
+        state: State,
+        time: Float[Tensor, " b"],
+        space_group: Int[Tensor, " b"] | None = None,
+    ) -> Prediction:
+        """Noise, score or velocity (as the process defines it) of a state at ``time``; space group 0 = unknown."""
+        nodes, crystal, lattice = self._features(atomic_numbers, mask, state, time, space_group)
+        coords = self.coordinate_head(nodes, mask).to(state.frac_coords.dtype)
+        logits = None if self.space_group_head is None else self.space_group_head(crystal)
+        return Prediction(coords, self.lattice_head(crystal, lattice).to(state.lattice.dtype), logits)
+
+    def encode(self, batch: CrystalBatch) -> State:
+        """Clean crystals as a state of the process; a symmetric one needs their ``sites`` and ``space_group``."""
+        representation = self.process.representation
+        if self.symmetry_table is None or not isinstance(representation, ConventionalLogMetricLattice):
+            return super().encode(batch)
+        if batch.sites is None:
+            raise ValueError("a symmetric process needs symmetrised crystals")
+        symmetry = self.symmetry_table.of_batch(batch.sites, batch.labels["space_group"])
+        numbers = representation.encode_primitive(batch.lattice, batch.atomic_numbers, symmetry.cell)
+        return State(batch.frac_coords, numbers, symmetry)
+
+    def _memory(self) -> SymmetryMemory | None:
+        return self.symmetry_memory
+
+    def _remember(self, memory: SymmetryMemory | None) -> None:
+        self.symmetry_memory = memory
+
+
+class Predictor(CrystalModel):
+    """Energy above the hull of crystals, clean or noised to time t (paper section 4.4, DESIGN 4.3)."""
+
+    config: PredictorConfig
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__(config)
+        self.energy_head = EnergyHead(self.network.crystal_width, config.network.width)
+        self.register_buffer("energy_mean", torch.zeros(()))
+        self.register_buffer("energy_deviation", torch.ones(()))
+
+    energy_mean: Tensor
+    energy_deviation: Tensor
+
+    def fit_energies(self, energies: Float[Tensor, " m"]) -> None:
+        """Take mean and standard deviation of the training set's labels (eV/atom), NaN = unknown, as the scaler.
+
+        Raises:
+            InputError: no label is known.
+
+        """
+        known = energies[energies.isfinite()].double()
+        if len(known) == 0:
+            raise InputError(f"no crystal of the training set has a label {self.config.label!r}")
+        self.energy_mean.copy_(known.mean())
+        self.energy_deviation.copy_(known.std(correction=0).clamp_min(LEAST_DEVIATION))
+
+    def forward(
+        self,
+        atomic_numbers: Int[Tensor, "b n"],
+        mask: Bool[Tensor, "b n"],
+        state: State,
+        time: Float[Tensor, " b"],
+    ) -> Prediction:
+        """Noise, score or velocity of a state at ``time``, and its energy f in units of the labels' deviation / beta.
+
+        f is the intermediate energy -log E[exp(-beta E_0) | M_t] of the standardised label E_0: beta E_0 itself at
+        t = 0.
+        """
+        nodes, crystal, lattice = self._features(atomic_numbers, mask, state, time, None)
+        coords = self.coordinate_head(nodes, mask).to(state.frac_coords.dtype)
+        numbers = self.lattice_head(crystal, lattice).to(state.lattice.dtype)
+        return Prediction(coords, numbers, energy=self.energy_head(crystal))
+
+    def energy(self, batch: CrystalBatch, time: float = 0.0) -> Float[Tensor, " b"]:
+        """Energy of crystals that are noised to ``time`` (0: clean), eV/atom; no total energy, but E above the hull.
+
+        Differentiable with respect to fractional coordinates and lattice. For t > 0 it is the soft minimum over what
+        the noised crystal may have been.
+        """
+        state = self.encode(batch)
+        times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
+        _, crystal, _ = self._features(batch.atomic_numbers, batch.mask, state, times, None)
+        return self.energy_mean + self.energy_deviation / self.config.beta * self.energy_head(crystal)
+
+    def energy_forces_stress(self, batch: CrystalBatch) -> EnergyForcesStress:
+        """E above the hull of whole cells (eV), and what it says of forces (eV/A) and stress (eV/A^3); t = 0.
+
+        At fixed composition E above the hull and the total energy differ by a constant, so forces and stress are
+        estimates of the true ones. Computed on the model's device and in its precision.
+        """
+        batch = batch.to(device=self.energy_mean.device, dtype=self.energy_mean.dtype)
+        return differentiate(lambda moved: moved.num_atoms * self.energy(moved), batch)
 
 
 def _local_folder(source: Path | str) -> Path:
@@ -183,7 +339,7 @@ def _local_folder(source: Path | str) -> Path:
         raise InputError(f"weights {source!r}: not a folder, and the Hub says: {str(error).splitlines()[0]}") from None
 
 
-def read_generator_config(folder: Path) -> GeneratorConfig:
+def read_config(folder: Path) -> GeneratorConfig | PredictorConfig:
     """The checked ``config.json`` of a folder of weights.
 
     Raises:
@@ -199,8 +355,9 @@ def read_generator_config(folder: Path) -> GeneratorConfig:
         raise InputError(f"{path}: 'model' must be one of {', '.join(MODELS)}")
     if raw.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: format version {raw.get('format_version')}, this code reads {FORMAT_VERSION}")
+    kind: type[GeneratorConfig | PredictorConfig] = PredictorConfig if raw["model"] == "predictor" else GeneratorConfig
     try:
-        return TypeAdapter(GeneratorConfig).validate_python(raw)
+        return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         # of ("network", "crysformer", "width"), the kind is pydantic's
@@ -208,5 +365,5 @@ def read_generator_config(folder: Path) -> GeneratorConfig:
         raise InputError(f"{path}: {where}: {first['msg']}") from None
 
 
-MODELS: dict[str, type[nn.Module]] = {"generator": Generator}
+MODELS: dict[str, type[CrystalModel]] = {"generator": Generator, "predictor": Predictor}
 """Every class that a file of weights can ask for."""

@@ -122,6 +122,19 @@ def test_gradients_pass_where_eigenvalues_coincide() -> None:
     assert torch.autograd.gradcheck(lattice_from_log_metric, (cubic,))
 
 
+@pytest.mark.parametrize("split", [0.0, 1e-9, 1e-5, 4e-4, 6e-4, 0.1])
+def test_gradients_of_log_metric(split: float) -> None:
+    """Eigenvalues that coincide, nearly do, and do not."""
+    lattice = torch.diag(torch.tensor([4.0, 4.0 * (1 + split), 4.0 * (1 + 3 * split)], dtype=torch.float64))
+    turn = torch.linalg.qr(torch.arange(9.0, dtype=torch.float64).reshape(3, 3).cos())[0]
+    assert torch.autograd.gradcheck(log_metric, ((turn.mT @ lattice @ turn).requires_grad_(),))
+    lattice.requires_grad_()
+    back = lattice_from_log_metric(log_metric(lattice))
+    (gradient,) = torch.autograd.grad((back @ back.mT).sum(), lattice)
+    (expected,) = torch.autograd.grad((lattice @ lattice.mT).sum(), lattice)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10)
+
+
 def planted(crystals: int, volumes: Tensor) -> tuple[Tensor, Tensor]:
     """Random compositions of three elements each, and the volumes that exactly add up."""
     generator = torch.Generator().manual_seed(0)

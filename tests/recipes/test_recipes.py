@@ -10,10 +10,10 @@ from dao.networks.config import CrysformerConfig
 from dao.processes.config import METHODS
 from dao.recipes import load as load_any
 from dao.recipes import shipped
-from dao.recipes.schema import Recipe
+from dao.recipes.schema import PredictorRecipe, Recipe
 
 PAPER = "mp20-diffusion-base"
-GENERATORS = [name for name in shipped() if not name.endswith("-symmetry")]
+GENERATORS = [name for name in shipped() if not name.endswith("-symmetry") and "predictor" not in name]
 
 
 def load(name: str, overrides: dict[str, str] | None = None) -> Recipe:
@@ -138,6 +138,22 @@ def test_a_recipe_of_one_s_own(tmp_path: Path) -> None:
     path.write_text('name = "mine"\n[network]\n[process]\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"mine.toml: crystals: Field required"):
         load(str(path))
+
+
+def test_the_predictor_s_recipe() -> None:
+    recipe = load_any("pool-predictor-small")
+    assert isinstance(recipe, PredictorRecipe)
+    assert (recipe.label, recipe.process.kind, recipe.data.max_atoms) == ("e_above_hull", "flow", 30)
+    assert 0 < recipe.validation.every < recipe.crystals
+    assert PredictorRecipe.model_validate(json.loads(recipe.model_dump_json())) == recipe
+    for key, value, message in (
+        ("sampler.steps", "3", "unknown key 'sampler'"),
+        ("energy.clean_share", "1.0", "energy.clean_share: "),
+        ("beta", "0", "beta: "),
+        ("network.space_groups", "true", "a predictor needs process flow or diffusion, and a network without"),
+    ):
+        with pytest.raises(InputError, match=f"^recipe pool-predictor-small: {message}"):
+            load_any("pool-predictor-small", {key: value})
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:

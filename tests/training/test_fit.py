@@ -18,10 +18,11 @@ import dao.training.fit
 from dao.crystal import Crystal
 from dao.data.training_set import load_packed
 from dao.errors import InputError
-from dao.models import Generator, read_generator_config
+from dao.models import Generator, read_config
 from dao.recipes.schema import OptimizerRecipe, Recipe
 from dao.training.checkpoint import latest_checkpoint, load_checkpoint
 from dao.training.fit import learning_rate_factor, train
+from dao.training.tasks import task_of
 from dao.training.validation import ValidationResult, validation_crystals
 
 Fit = Callable[..., Path]
@@ -105,7 +106,7 @@ def test_a_run_leaves_what_it_promises(fit: Fit, toy_file: Path) -> None:
     assert (record["steps"], record["crystals_seen"]) == (10, 160)
     assert record["data"] == "toys.parquet, split train, 40 crystals"
     pairs = [crystal for crystal in load_crystals(toy_file, "train") if crystal.num_atoms == 2]
-    assert read_generator_config(out / "last").cells["2"] == {"1": len(pairs)}
+    assert Generator.load(out / "last").config.cells["2"] == {"1": len(pairs)}
 
 
 def test_it_learns(fit: Fit) -> None:
@@ -137,7 +138,8 @@ def test_accumulation_counts_as_one_larger_batch(fit: Fit) -> None:
 def one_step(toy_file: Path, tmp_path: Path, **optimizer: Any) -> dao.training.fit._Run:
     chosen = recipe(optimizer=optimizer)
     training_set = load_packed(toy_file, split="train")
-    run = dao.training.fit._Run(chosen, training_set, torch.device("cpu"), tmp_path, toy_file, toy_file, print)
+    task = task_of(chosen, toy_file)
+    run = dao.training.fit._Run(chosen, task, training_set, torch.device("cpu"), tmp_path, toy_file, print)
     figures = run._step()
     assert float(figures["gradient_norm"]) > 0.1  # before clipping
     return run
@@ -179,7 +181,7 @@ def test_snapshots_are_the_averaged_weights_along_the_way(fit: Fit) -> None:
     folders = sorted((out / "snapshots").iterdir())
     # the first step of 16 crystals at or past each hundred after the last
     assert [folder.name for folder in folders] == ["0000000112", "0000000224"]
-    records = [read_generator_config(folder).training for folder in folders]
+    records = [read_config(folder).training for folder in folders]
     assert [record["crystals_seen"] for record in records] == [112, 224]
     assert 0.0 < records[0]["cpu_hours"] <= records[1]["cpu_hours"]
     shorter = fit("shorter", crystals=112, optimizer={"schedule": "constant"}, record={"snapshot_crystals": 112})
@@ -204,7 +206,7 @@ def test_finetuning_starts_from_other_weights(fit: Fit, tmp_path: Path) -> None:
     first, second = weights(before), weights(after)
     assert all(torch.allclose(value, second[name], atol=1e-6) for name, value in first.items())
     assert not all(torch.allclose(value, first[name], atol=1e-3) for name, value in weights(fit("x") / "last").items())
-    assert "0.00 M crystals of toys.parquet" in read_generator_config(after).training["pretraining"]
+    assert "0.00 M crystals of toys.parquet" in read_config(after).training["pretraining"]
     # scalers are the pretraining's, whatever is trained on now
     few = tmp_path / "few.parquet"
     write_parquet(few, toy_crystals()[:6], split=["train"] * 6)
@@ -230,7 +232,7 @@ def test_validation_keeps_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) ->
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return ValidationResult(next(rates), 0.1)
 
-    monkeypatch.setattr("dao.training.fit.validate", judge)
+    monkeypatch.setattr("dao.training.tasks.validate", judge)
     out = fit(crystals=320, validation={"crystals": 4, "every": 64})
     table = rows(out / "validation.csv")
     assert [float(row["match_rate"]) for row in table] == [0.1, 0.5, 0.3, 0.5, 0.2]
@@ -238,9 +240,9 @@ def test_validation_keeps_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) ->
     # the first to reach it, with the averaged weights that were judged
     assert all(torch.equal(value, seen[1][name]) for name, value in weights(out / "best").items())
     assert not all(torch.equal(value, seen[1][name]) for name, value in weights(out / "last").items())
-    assert read_generator_config(out / "best").training["crystals_seen"] == 128
+    assert read_config(out / "best").training["crystals_seen"] == 128
     for name in ("best", "last"):
-        assert read_generator_config(out / name).training["best_validation_match_rate"] == 0.5
+        assert read_config(out / name).training["best_validation_match_rate"] == 0.5
 
 
 def test_validation_for_real(fit: Fit, toy_file: Path) -> None:
@@ -333,7 +335,7 @@ def test_sources_without_splits(fit: Fit, tmp_path: Path) -> None:
 
     ase.io.write(tmp_path / "own.extxyz", [crystal.to_atoms() for crystal in toy_crystals()[:20]])
     out = fit(crystals=160, source=tmp_path / "own.extxyz", note=notes.append)
-    assert read_generator_config(out / "last").training["data"] == "own.extxyz, 20 crystals"
+    assert read_config(out / "last").training["data"] == "own.extxyz, 20 crystals"
     with pytest.raises(InputError, match=r"nothing to validate on .*own\.extxyz has no 'split' column"):
         fit("other", source=tmp_path / "own.extxyz", validation={"crystals": 3})
     assert notes == []

@@ -13,18 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import tiny_recipe, write_toml
+from toys import tiny_predictor_recipe, tiny_recipe, write_toml
 
 import dao.training.fit
 from dao.cli import main
-from dao.recipes.schema import Recipe
+from dao.recipes.schema import PredictorRecipe, Recipe, SymmetryRecipe, check_recipe
 from dao.training.fit import train
 
 STEPS = 40
 
 
-def recipe() -> dict[str, Any]:
-    return tiny_recipe(
+RECIPES = {"generator": tiny_recipe, "predictor": tiny_predictor_recipe}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return RECIPES[request.param](
         crystals=STEPS * 16,
         validation={"crystals": 2, "every": 160},
         record={"checkpoint_seconds": 0.0, "log_steps": 1},
@@ -32,10 +36,16 @@ def recipe() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, toy_file: Path) -> Path:
+def unbroken(tmp_path_factory: pytest.TempPathFactory, energy_file: Path, recipe: dict[str, Any]) -> Path:
     out = tmp_path_factory.mktemp("unbroken")
-    train(Recipe.model_validate(recipe()), out=out, data=toy_file, device="cpu", progress=False)
+    train(_checked(recipe), out=out, data=energy_file, device="cpu", progress=False)
     return out
+
+
+def _checked(tree: dict[str, Any]) -> Recipe | PredictorRecipe:
+    checked = check_recipe(tree)
+    assert not isinstance(checked, SymmetryRecipe)
+    return checked
 
 
 def figures(path: Path) -> list[dict[str, str]]:
@@ -61,10 +71,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.skipif("sys.platform == 'win32'")
 def test_a_killed_command_goes_on(
-    tmp_path: Path, toy_file: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    energy_file: Path,
+    unbroken: Path,
+    recipe: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path, out = write_toml(tmp_path / "tiny.toml", recipe()), tmp_path / "run"
-    arguments = ["train", str(path), "--data", str(toy_file), "--out", str(out), "--device", "cpu"]
+    path, out = write_toml(tmp_path / "tiny.toml", recipe), tmp_path / "run"
+    arguments = ["train", str(path), "--data", str(energy_file), "--out", str(out), "--device", "cpu"]
     command = [sys.executable, "-m", "dao", *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -82,9 +96,9 @@ def test_a_killed_command_goes_on(
     (out / "checkpoint-000000999.part").mkdir()
 
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    (first, *_) = done.stderr.splitlines()
-    assert first.startswith(f"{out}: goes on from step ")
-    assert first.endswith(f" of {STEPS}")
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith(f"{out}: ")]
+    assert told.startswith(f"{out}: goes on from step ")
+    assert told.endswith(f" of {STEPS}")
     assert_same_run(unbroken, out)
 
     assert main(arguments) == 0
@@ -98,7 +112,12 @@ class KilledError(BaseException):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_stopped_again_and_again(
-    tmp_path: Path, toy_file: Path, unbroken: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    energy_file: Path,
+    unbroken: Path,
+    recipe: dict[str, Any],
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Anywhere, and with rare checkpoints: what was done since the last one is done again."""
     draw = np.random.default_rng(seed)
@@ -120,7 +139,7 @@ def test_stopped_again_and_again(
     for _ in range(30):
         left = int(draw.integers(3, 16))
         try:
-            train(Recipe.model_validate(recipe()), out=tmp_path, data=toy_file, device="cpu", progress=False)
+            train(_checked(recipe), out=tmp_path, data=energy_file, device="cpu", progress=False)
         except KilledError:
             continue
         break

@@ -18,6 +18,22 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and 
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
 
 
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE...", help="Structures: CIF, POSCAR, extxyz, JSON, CSV, Parquet, ZIP of CIFs, ASE db, folders."
+    ),
+]
+PredictorWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME|FOLDER|HUB_ID",
+        help="Weights of a predictor: a shipped name, a folder, or a Hugging Face Hub id.",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
+
 Format = Literal["table", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed.")]
 
@@ -31,6 +47,18 @@ def check_device(device: str) -> None:
     """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
+
+
+def check_files(files: list[Path]) -> None:
+    """Refuse files that are not there.
+
+    Raises:
+        InputError: names the first.
+
+    """
+    for file in files:
+        if not file.exists():
+            raise InputError(f"{file}: no such file or folder")
 
 
 def check_out_folder(folder: Path) -> None:

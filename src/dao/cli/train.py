@@ -17,6 +17,7 @@ Examples:
   dao train mp20-flow-nano --out runs/wide --set network.width=256 --set crystals=2000000
   dao train mp20-flow-nano --out runs/nano --set crystals=9000000 --resume
   dao train mp20-symmetry --data mp20.parquet --out runs/symmetry
+  dao train pool-predictor-small --data POOL --out runs/predictor
 
 \b
 A training that was interrupted goes on where it stopped when the same command is given again."""

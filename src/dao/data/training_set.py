@@ -6,10 +6,11 @@ Shapes: M crystals.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -27,6 +28,7 @@ def load_packed(
     split: str | None = None,
     max_atoms: int | None = None,
     split_optional: bool = False,
+    labels: tuple[str, ...] = (),
     limits: Limits = DEFAULT_LIMITS,
     note: Callable[[str], None] | None = None,
 ) -> PackedCrystals:
@@ -40,20 +42,22 @@ def load_packed(
         split: keep crystals whose column (CSV) or key (extxyz) ``split`` has this value.
         max_atoms: drop larger crystals.
         split_optional: where the source has no ``split`` at all, keep every crystal instead of refusing it.
+        labels: columns or keys of numbers that batches carry, NaN where a crystal lacks one.
         limits: what counts as a crystal.
         note: told, in one line, how many crystals are outside the limits.
 
     Raises:
-        InputError: missing, of no known kind, malformed, without ``split``, or without any crystal to keep.
+        InputError: missing, of no known kind, malformed, without ``split``, or without any crystal to keep; a
+            label that no crystal has, or that is no number.
 
     """
     if is_parquet(path):
         has_split = SPLIT in column_names(path)
         keep = split if has_split or not split_optional else None
-        columns = (SPLIT,) if has_split else ()
+        columns = ((SPLIT,) if has_split else ()) + labels
         packed, reasons = read_packed(path, split=keep, columns=columns, max_atoms=max_atoms), _Refused(0, "")
     else:
-        packed, reasons = _packed_source(path, _modified(path), limits)
+        packed, reasons = _packed_source(path, _modified(path), limits, labels)
         packed = _of_split(packed, path, split, split_optional=split_optional)
         if max_atoms is not None:
             small = packed.num_atoms <= max_atoms
@@ -67,6 +71,7 @@ def load_packed(
         if not bool(good.any()):
             raise InputError(f"{path}: no crystal is within the validity limits (the first: {reasons.first})")
         packed = packed.select(good.nonzero()[:, 0])
+    packed = _labelled(packed, path, labels)
     if reasons.count and note is not None:
         note(f"{path}: {reasons.count} crystals outside the validity limits are left out (the first: {reasons.first})")
     return packed
@@ -86,7 +91,9 @@ def _modified(path: Path) -> int:
 
 
 @lru_cache(maxsize=2)
-def _packed_source(path: Path, modified: int, limits: Limits) -> tuple[PackedCrystals, _Refused]:
+def _packed_source(
+    path: Path, modified: int, limits: Limits, labels: tuple[str, ...]
+) -> tuple[PackedCrystals, _Refused]:
     """All valid crystals of a source that is slow to parse, kept for its other split."""
     del modified
     from dao.data.sources import read_crystals
@@ -102,7 +109,26 @@ def _packed_source(path: Path, modified: int, limits: Limits) -> tuple[PackedCry
     if not crystals:
         raise InputError(f"{path}: no crystal is within the validity limits (the first: {refused.first})")
     has_split = any(SPLIT in crystal.info for crystal in crystals)
-    return pack_crystals(crystals, (SPLIT,) if has_split else ()), refused
+    packed = pack_crystals(crystals, (SPLIT,) if has_split else ())
+    for label in labels:
+        values = [crystal.info.get(label) for crystal in crystals]
+        if all(value is None for value in values):
+            raise InputError(f"{path} lacks column {label!r}")
+        packed.columns[label] = np.array([np.nan if value in (None, "") else value for value in values])
+    return packed, refused
+
+
+def _labelled(packed: PackedCrystals, path: Path, labels: tuple[str, ...]) -> PackedCrystals:
+    """Turn columns into labels that batches carry."""
+    made = {}
+    for label in labels:
+        try:
+            values = packed.columns[label].astype(np.float32)
+        except ValueError as error:
+            raise InputError(f"{path}: {label}: {error}") from None
+        made[label] = torch.from_numpy(values)
+    columns = {name: values for name, values in packed.columns.items() if name not in labels}
+    return replace(packed, columns=columns, labels=packed.labels | made)
 
 
 def _reason(crystal: Crystal, limits: Limits) -> str:

@@ -8,6 +8,8 @@ Shapes: B crystals, E elements.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -61,11 +63,36 @@ def vector_to_symmetric(vector: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 3"
 def log_metric(lattice: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 6"]:
     """``log(L L^T) / 2`` as six numbers: invariant to rotation and reflection of the row-vector lattice (A).
 
-    The eigen-decomposition is not differentiable where eigenvalues coincide (a cubic cell): take gradients through
-    :func:`lattice_from_log_metric`, never through this function.
+    Differentiable once, also where eigenvalues coincide (a cubic cell).
     """
-    eigenvalues, vectors = torch.linalg.eigh(lattice @ lattice.mT)
-    return symmetric_to_vector((vectors * (0.5 * eigenvalues.log())[..., None, :]) @ vectors.mT)
+    logarithm: Tensor = _HalfLogarithm.apply(lattice @ lattice.mT)  # type: ignore[no-untyped-call]
+    return symmetric_to_vector(logarithm)
+
+
+class _HalfLogarithm(torch.autograd.Function):
+    """log(A) / 2 of symmetric positive matrices, whose derivative divides by no difference of eigenvalues.
+
+    Differentiating ``eigh`` itself gives NaN where eigenvalues coincide, though the logarithm is smooth there: its
+    derivative in the eigenbasis is an entry-wise product with the divided differences (Daleckii and Krein, 1965).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:  # noqa: ANN401 -- torch's context
+        eigenvalues, vectors = torch.linalg.eigh(matrix)
+        ctx.save_for_backward(eigenvalues, vectors)
+        return (vectors * (0.5 * eigenvalues.log())[..., None, :]) @ vectors.mT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        eigenvalues, vectors = ctx.saved_tensors
+        # (log a - log b) / (a - b) = log1p(x) / (b x) with x = a / b - 1, by its series where x is small
+        x = eigenvalues[..., :, None] / eigenvalues[..., None, :] - 1.0
+        small = x.abs() < 1e-3
+        series = 1.0 - x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x * (1 / 5 - x / 6))))
+        quotient = torch.where(small, series, torch.log1p(x) / torch.where(small, torch.ones_like(x), x))
+        symmetric = 0.5 * (gradient + gradient.mT)
+        inner = (vectors.mT @ symmetric @ vectors) * (0.5 * quotient / eigenvalues[..., None, :])
+        return vectors @ inner @ vectors.mT
 
 
 def lattice_from_log_metric(k: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 3"]:

@@ -33,17 +33,17 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
             if old.name not in names:
                 old.unlink()
         for candidate, name in zip(candidates, names, strict=True):
-            _replace(folder / name, _cif(candidate))
+            write_text(folder / name, _cif(candidate))
         full = [
             {**record, "structure": candidate.structure.as_dict()}
             for record, candidate in zip(records, candidates, strict=True)
         ]
-        _replace(folder / "candidates.json", json.dumps(full, indent=1) + "\n")
+        write_text(folder / "candidates.json", json.dumps(full, indent=1) + "\n")
         table = io.StringIO()
         writer = csv.DictWriter(table, records[0] if records else ["rank"])
         writer.writeheader()
         writer.writerows(records)
-        _replace(folder / "candidates.csv", table.getvalue())
+        write_text(folder / "candidates.csv", table.getvalue())
         atoms = []
         for candidate, record in zip(candidates, records, strict=True):
             one = candidate.crystal.to_atoms()
@@ -52,7 +52,7 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
         frames = io.StringIO()
         if atoms:
             write(frames, atoms, format="extxyz")
-        _replace(folder / "candidates.extxyz", frames.getvalue())
+        write_text(folder / "candidates.extxyz", frames.getvalue())
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 
@@ -67,7 +67,7 @@ def write_failures(folder: Path, failures: Sequence[dict[str, Any]]) -> None:
     try:
         if failures:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / FAILURES, json.dumps(failures, indent=1) + "\n")
+            write_text(folder / FAILURES, json.dumps(failures, indent=1) + "\n")
         else:
             (folder / FAILURES).unlink(missing_ok=True)
     except OSError as error:
@@ -94,7 +94,8 @@ def _file_name(symbol: str) -> str:
     return symbol.replace("/", "-")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file under another name first, so that it is whole or not there."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

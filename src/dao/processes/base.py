@@ -45,6 +45,8 @@ class Prediction:
     frac_coords: Float[Tensor, "b n 3"]
     lattice: Float[Tensor, "b k"]
     space_group_logits: Float[Tensor, "b s"] | None = None
+    energy: Float[Tensor, " b"] | None = None
+    """A predictor's standardised energy of the noised crystals."""
 
 
 Denoiser = Callable[[State, Tensor], Prediction]

@@ -51,7 +51,7 @@ class OptimizerRecipe(_Section):
 
 
 class ValidationRecipe(_Section):
-    """Match rate on a fixed subset, by which the best weights are kept."""
+    """Match rate (of a predictor: mean absolute error of energies) on a fixed subset, which picks the best weights."""
 
     crystals: int = Field(default=200, ge=0)
     """Size of the subset; 0 switches validation off."""
@@ -70,11 +70,10 @@ class RecordRecipe(_Section):
     """Keep the averaged weights every so many training crystals, in ``snapshots/CRYSTALS``; 0 keeps none."""
 
 
-class Recipe(_Section):
-    """One training, complete: the same recipe, seed and data give the same weights on the same machine."""
+class _CrystalRecipe(_Section):
+    """What generator and predictor are trained by alike."""
 
-    task: Literal["generator"] = "generator"
-    """Which kind of model; for ``"symmetry"`` see :class:`SymmetryRecipe`."""
+    task: str
     name: str
     description: str = ""
     seed: int = Field(default=0, ge=0)
@@ -93,21 +92,58 @@ class Recipe(_Section):
     initial_weights: str | None = None
     """Start from these weights (shipped name, folder or Hub id) instead of random ones: finetuning. Their network and
     process must be this recipe's; their fitted scalers (volumes, means) stay as they are."""
-    symmetry_weights: str | None = None
-    """Folder of a trained symmetry prior (``dao train mp20-symmetry``), for a symmetric process: saved with it, which
-    samples only with one. A relative path is looked for from where the command runs."""
     network: NetworkConfig
     process: ProcessConfig
     optimizer: OptimizerRecipe = OptimizerRecipe()
-    sampler: SamplerSettings = SamplerSettings()
     validation: ValidationRecipe = ValidationRecipe()
     record: RecordRecipe = RecordRecipe()
+
+
+class Recipe(_CrystalRecipe):
+    """One training, complete: the same recipe, seed and data give the same weights on the same machine."""
+
+    task: Literal["generator"] = "generator"
+    """Which kind of model; see also :class:`PredictorRecipe` and :class:`SymmetryRecipe`."""
+    symmetry_weights: str | None = None
+    """Folder of a trained symmetry prior (``dao train mp20-symmetry``), for a symmetric process: saved with it, which
+    samples only with one. A relative path is looked for from where the command runs."""
+    sampler: SamplerSettings = SamplerSettings()
 
     @model_validator(mode="after")
     def _sampler_belongs_to_process(self) -> Recipe:
         check_sampler(self.process, self.sampler)
         if (self.process.kind == "symmetric_flow") != self.network.wyckoff_positions:
             raise InputError("process symmetric_flow and network wyckoff_positions need each other")
+        return self
+
+
+class EnergyRecipe(_Section):
+    """How a predictor's energy is trained beside its noise."""
+
+    clean_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of each batch that is not noised at all: t = 0, where relaxation and ranking use the energy. The noise
+    losses leave it out."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the exponential loss, over clean and noised crystals alike."""
+    clean_weight: float = Field(default=0.0, ge=0)
+    """Weight of a Huber loss of the clean crystals' energies, in standard deviations: the exponential loss hardly sees
+    differences between large energies."""
+
+
+class PredictorRecipe(_CrystalRecipe):
+    """A training of a predictor: noise and energy together (paper section 4.4)."""
+
+    task: Literal["predictor"]
+    label: str = "e_above_hull"
+    """Column of the energies, eV/atom; crystals without one are trained on for their noise alone."""
+    beta: float = Field(default=1.0, gt=0)
+    """Inverse temperature of the exponential loss, for energies in standard deviations."""
+    energy: EnergyRecipe = EnergyRecipe()
+
+    @model_validator(mode="after")
+    def _knows_no_symmetry(self) -> PredictorRecipe:
+        if self.process.kind == "symmetric_flow" or self.network.space_groups:
+            raise InputError("a predictor needs process flow or diffusion, and a network without space_groups")
         return self
 
 
@@ -161,7 +197,7 @@ class SymmetryRecipe(_Section):
     record: SymmetryRecord = SymmetryRecord()
 
 
-AnyRecipe = Recipe | SymmetryRecipe
+AnyRecipe = Recipe | PredictorRecipe | SymmetryRecipe
 
 
 def check_recipe(tree: object) -> AnyRecipe:
@@ -171,6 +207,6 @@ def check_recipe(tree: object) -> AnyRecipe:
         pydantic.ValidationError: a key or value does not fit.
 
     """
-    if isinstance(tree, dict) and tree.get("task") == "symmetry":
-        return SymmetryRecipe.model_validate(tree)
-    return Recipe.model_validate(tree)
+    task = tree.get("task") if isinstance(tree, dict) else None
+    kinds: dict[object, type[AnyRecipe]] = {"predictor": PredictorRecipe, "symmetry": SymmetryRecipe}
+    return kinds.get(task if isinstance(task, str) else None, Recipe).model_validate(tree)

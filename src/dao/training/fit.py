@@ -1,8 +1,8 @@
 """Training: one readable loop that logs, validates, checkpoints and resumes as if it had never stopped.
 
 The same command on the same folder goes on where it stopped. The folder holds ``recipe.json``, ``log.csv`` (one line
-every few steps), ``validation.csv``, one ``checkpoint-STEP``, ``best`` (averaged weights with the best validation match
-rate), ``last``, and ``snapshots`` where the recipe asks for them.
+every few steps), ``validation.csv``, one ``checkpoint-STEP``, ``best`` (averaged weights with the best validation
+figure), ``last``, and ``snapshots`` where the recipe asks for them.
 """
 
 from __future__ import annotations
@@ -11,38 +11,28 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.loader import BucketLoader
 from dao.data.locate import training_file
 from dao.data.store import SPLIT, PackedCrystals
-from dao.data.symmetrized import symmetrized_set
 from dao.data.training_set import load_packed
 from dao.device import choose_device
 from dao.errors import InputError
-from dao.models import Generator, GeneratorConfig
-from dao.symmetry_weights import load_symmetry
+from dao.models import CrystalModel
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
-from dao.training.initial import fit_scalers, give_symmetry, load_initial_weights
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
-from dao.training.objectives import generator_objective
 from dao.training.standing import same_settings, standing, write_recipe
-from dao.training.validation import fixed_subset, validate
+from dao.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
-    from dao.data.symmetry_memory import SymmetryMemory
-    from dao.networks.symmetry import SymmetryPrior
-    from dao.recipes.schema import OptimizerRecipe, Recipe
-
-
-SYMMETRIZED = "symmetrized.safetensors"
+    from dao.recipes.schema import OptimizerRecipe, PredictorRecipe, Recipe
 
 
 @dataclass
@@ -71,7 +61,8 @@ class Progress:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     """Processor time of this process: unlike ``seconds``, not what a busy host takes away."""
-    best_match_rate: float = -1.0
+    best: float | None = None
+    """Best validation figure so far."""
     validated_at: int = 0
     snapshot_at: int = 0
 
@@ -90,7 +81,7 @@ def learning_rate_factor(recipe: OptimizerRecipe, step: int, steps: int) -> floa
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | PredictorRecipe,
     *,
     out: Path,
     data: Path | None = None,
@@ -131,25 +122,23 @@ def train(
     checkpoint = load_checkpoint(checkpoint_path) if checkpoint_path is not None else None
     path = training_file(recipe.data.file, data)
     training_set = load_packed(
-        path, split=recipe.data.train_split, max_atoms=recipe.data.max_atoms, split_optional=True, note=tell
+        path,
+        split=recipe.data.train_split,
+        max_atoms=recipe.data.max_atoms,
+        split_optional=True,
+        labels=(recipe.label,) if recipe.task == "predictor" else (),
+        note=tell,
     )
     validation_path = path
     if recipe.data.validation_file is not None:
         validation_path = training_file(
             recipe.data.validation_file, data if data is None or data.is_dir() else data.parent
         )
-    symmetry = None if recipe.symmetry_weights is None else load_symmetry(Path(recipe.symmetry_weights))[:2]
-    if recipe.validation.crystals > 0:
-        if recipe.process.kind == "symmetric_flow" and recipe.symmetry_weights is None:
-            raise InputError(
-                f"recipe {recipe.name}: validation needs a symmetry prior: train it (dao train mp20-symmetry) and give "
-                "it by --set symmetry_weights=FOLDER, or train without validation (--set validation.crystals=0)"
-            )
-        # read now: an error would come hours later
-        fixed_subset(validation_path, recipe.data, recipe.validation)
+    task = task_of(recipe, validation_path)
+    task.check()
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    run = _Run(recipe, training_set, chosen_device, out, path, validation_path, tell, symmetry)
+    run = _Run(recipe, task, training_set, chosen_device, out, path, tell)
     if checkpoint is not None:
         run.restore(checkpoint)
         tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
@@ -166,38 +155,19 @@ class _Run:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Recipe | PredictorRecipe,
+        task: Task[Any],
         training_set: PackedCrystals,
         device: torch.device,
         out: Path,
         data: Path,
-        validation_data: Path,
         tell: Callable[[str], None],
-        symmetry: tuple[SymmetryPrior, SymmetryMemory] | None = None,
     ) -> None:
-        self.recipe, self.device, self.out = recipe, device, out
-        self.data, self.validation_data = data, validation_data
-        if recipe.process.kind == "symmetric_flow":
-            training_set = symmetrized_set(training_set, out / SYMMETRIZED, tell)
-        elif recipe.network.space_groups:
-            training_set = replace(training_set, labels={"space_group": space_group_labels(training_set)})
+        self.recipe, self.task, self.device, self.out, self.data = recipe, task, device, out, data
+        training_set = task.prepare(training_set, out, tell)
         torch.manual_seed(recipe.seed)
-        config = GeneratorConfig(
-            name=recipe.name,
-            symmetry=None if symmetry is None else symmetry[0].config,
-            network=recipe.network,
-            process=recipe.process,
-            sampler=recipe.sampler,
-            cells=cell_frequencies(training_set),
-        )
-        self.model = Generator(config)
-        if symmetry is not None:
-            give_symmetry(self.model, *symmetry)
-        self.pretraining = ""
-        if recipe.initial_weights is None:
-            fit_scalers(self.model, training_set)
-        else:
-            self.pretraining = load_initial_weights(self.model, recipe.initial_weights)
+        self.model: CrystalModel
+        self.model, self.pretraining = task.build(training_set)
         self.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         choose = torch.optim.AdamW if recipe.optimizer.kind == "adamw" else torch.optim.Adam
@@ -261,7 +231,7 @@ class _Run:
         for _ in range(recipe.accumulate):
             batch = next(self.batches)
             with autocast:
-                objective = generator_objective(self.model, batch, self.noise)
+                objective = self.task.objective(self.model, batch, self.noise)
             (objective.total / recipe.accumulate).backward()
             for name, value in {"loss": objective.total, **objective.parts}.items():
                 figures[name] = figures.get(name, torch.zeros(())) + value.detach().cpu() / recipe.accumulate
@@ -279,8 +249,8 @@ class _Run:
         figures["learning_rate"] = torch.tensor(recipe.optimizer.learning_rate * factor)
         return figures
 
-    def _averaged(self) -> Generator:
-        """The generator with averaged weights, and the record of its training."""
+    def _averaged(self) -> CrystalModel:
+        """The model with averaged weights, and the record of its training."""
         state = self.progress
         record = {
             "recipe": self.recipe.model_dump(mode="json"),
@@ -294,11 +264,9 @@ class _Run:
             "device": f"{self.device.type}, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
             "seed": self.recipe.seed,
-            "best_validation_match_rate": state.best_match_rate if state.best_match_rate >= 0 else None,
+            f"best_validation_{self.task.metric}": state.best,
         }
-        model = Generator(replace(self.model.config, training=record))
-        model.load_state_dict(self.model.state_dict())
-        model.symmetry_memory = self.model.symmetry_memory
+        model = self.model.copied(record)
         self.average.copy_to(model)
         return model.eval()
 
@@ -306,15 +274,14 @@ class _Run:
         return f"split {self.recipe.data.train_split}, " if SPLIT in self.loader.crystals.columns else ""
 
     def _validate(self, log: RunLog, bar: TrainingProgress) -> None:
-        state, recipe = self.progress, self.recipe
+        state, metric = self.progress, self.task.metric
         state.validated_at = state.crystals
         bar.note("validating")
-        model = self._averaged().to(self.device)
-        result = validate(model, self.validation_data, recipe.data, recipe.validation)
-        log.validation(state.step, state.crystals, state.seconds, result.figures())
-        bar.note(f"match rate {result.match_rate:.1%}")
-        if result.match_rate > state.best_match_rate:
-            state.best_match_rate = result.match_rate
+        figures = self.task.validate(self._averaged().to(self.device))
+        log.validation(state.step, state.crystals, state.seconds, figures)
+        bar.note(f"{metric} {figures[metric]:.4g}")
+        if state.best is None or self.task.better(figures[metric], state.best):
+            state.best = figures[metric]
             self._averaged().save(self.out / "best")
 
     def _snapshot(self) -> None:
@@ -335,7 +302,7 @@ class _Run:
             "crystals": state.crystals,
             "seconds": state.seconds,
             "cpu_seconds": state.cpu_seconds,
-            "best_match_rate": state.best_match_rate,
+            "best": state.best,
             "validated_at": state.validated_at,
             "snapshot_at": state.snapshot_at,
             "loader": self.loader.state_dict(),

@@ -1,4 +1,4 @@
-"""What a generator has before its first step: scalers, a symmetry prior, other weights.
+"""What a model has before its first step: scalers, a symmetry prior, other weights.
 
 Shapes: M crystals.
 """
@@ -14,18 +14,44 @@ import torch
 from dao.data.store import PackedCrystals
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
-from dao.models import Generator
+from dao.geometry.lattice import fit_atomic_volumes, volume
+from dao.models import CrystalModel, Generator, Predictor, TrustLimits
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import load_symmetry
 
 
-def fit_scalers(model: Generator, training_set: PackedCrystals) -> None:
+def fit_scalers(model: CrystalModel, training_set: PackedCrystals) -> None:
     """Fit how the process sees lattices; a symmetric one sees conventional cells."""
     lattice, counts = training_set.lattice, training_set.element_counts()
-    if model.symmetry_table is not None:
+    if isinstance(model, Generator) and model.symmetry_table is not None:
         cell = model.symmetry_table.cell.to(lattice)[training_set.labels["space_group"]]
         lattice, counts = torch.linalg.solve(cell, lattice), counts / torch.linalg.det(cell)[:, None].abs()
     model.process.representation.fit(lattice, counts)
+    if isinstance(model, Predictor):
+        model.fit_energies(training_set.labels[model.config.label])
+
+
+def trust_limits(training_set: PackedCrystals, label: str) -> TrustLimits:
+    """What the labelled crystals of a training set span.
+
+    Raises:
+        InputError: none is labelled.
+
+    """
+    energies = training_set.labels[label]
+    known = energies.isfinite()
+    if not bool(known.any()):
+        raise InputError(f"no crystal of the training set has a label {label!r}")
+    counts = training_set.element_counts()
+    volumes = volume(training_set.lattice.double())
+    ratio = volumes / (counts.double() @ fit_atomic_volumes(counts, volumes))
+    low, high = ratio[known].quantile(torch.tensor([0.001, 0.999], dtype=ratio.dtype)).tolist()
+    return TrustLimits(
+        elements=tuple(counts[known].sum(0).nonzero()[:, 0].tolist()),
+        max_atoms=int(training_set.num_atoms[known].max()),
+        volume_ratio=(low, high),
+        energy=(float(energies[known].min()), float(energies[known].max())),
+    )
 
 
 def give_symmetry(model: Generator, prior: SymmetryPrior, memory: SymmetryMemory) -> None:
@@ -37,14 +63,14 @@ def give_symmetry(model: Generator, prior: SymmetryPrior, memory: SymmetryMemory
     model.symmetry_memory = memory
 
 
-def load_initial_weights(model: Generator, source: str) -> str:
+def load_initial_weights(model: CrystalModel, source: str) -> str:
     """Copy parameters and fitted scalers of other weights into ``model``; returns what they were trained on, in words.
 
     Raises:
         InputError: no such weights, or weights of another network or process.
 
     """
-    other = Generator.load(source)
+    other = type(model).load(source)
     for section in ("network", "process"):
         mine, theirs = (getattr(config, section) for config in (model.config, other.config))
         if section == "process":

@@ -6,15 +6,19 @@ Shapes: B crystals.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from dao.crystal import CrystalBatch
-from dao.models import Generator
-from dao.processes.base import NoiseSource
+from dao.models import Generator, Predictor
+from dao.processes.base import Noised, NoiseSource, Prediction, State
+
+if TYPE_CHECKING:
+    from dao.recipes.schema import EnergyRecipe
 
 UNKNOWN_SHARE = 0.3
 """Share of crystals whose space group is hidden from the network: it also works without, and learns to say it."""
@@ -24,6 +28,12 @@ PRIOR_SHARE = 0.5
 
 SPACE_GROUP_WEIGHT = 0.1
 """Weight of the cross-entropy (nats, of the hidden ones) beside the process's losses."""
+
+LARGEST_EXPONENT = 4.0
+"""Exponent up to which the energy loss is exponential; exp(4) is 55 times the Boltzmann factor of the mean energy."""
+
+HUBER_WIDTH = 0.1
+"""Error of a clean energy, in standard deviations, from which on its loss grows linearly."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +67,77 @@ def generator_objective(model: Generator, batch: CrystalBatch, noise: NoiseSourc
         parts["space_group"] = (each * hidden).sum() / hidden.sum().clamp_min(1)
         total = total + SPACE_GROUP_WEIGHT * parts["space_group"]
     return Objective(total, parts)
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """exp(x) up to ``LARGEST_EXPONENT``, and its tangent beyond: once differentiable, increasing, never overflowing."""
+    below = x.clamp_max(LARGEST_EXPONENT).exp()
+    return below * (1.0 + (x - LARGEST_EXPONENT).clamp_min(0.0))
+
+
+def exponential_energy_loss(energy: Float[Tensor, " b"], label: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """|exp(-f) - exp(-beta E_0)|^2 of each crystal (paper section 4.4), bounded so that its gradient stays finite.
+
+    Over the crystals that a noised one may have been, its mean is least at f = -log E[exp(-beta E_0) | M_t], the
+    intermediate energy. Bounding: beta E_0 counts as no less than -``LARGEST_EXPONENT``, and exp(-f) goes on along its
+    tangent where f is below that. The mean of the bounded targets is then within the part of the curve that is still
+    exponential, and as the continued curve increases, the minimiser is where it was; an f far too low is pulled back
+    by a gradient that grows linearly. On the other side exp(-f) vanishes, which is harmless to the arithmetic, but
+    energies that are all large look alike to this loss.
+
+    Args:
+        energy: f, a predictor's energy.
+        label: beta E_0, standardised.
+
+    """
+    return (bounded_exp(-energy) - label.clamp_min(-LARGEST_EXPONENT).neg().exp()).square()
+
+
+def predictor_objective(model: Predictor, batch: CrystalBatch, noise: NoiseSource, recipe: EnergyRecipe) -> Objective:
+    """The process's losses of the noised crystals, and the energy's of noised and clean ones (paper section 4.4).
+
+    A share of the batch, exact and drawn anew each time, stays clean (DESIGN 4.3). Crystals without a label take part
+    in the noise losses alone.
+    """
+    exact = torch.autocast(batch.lattice.device.type, enabled=False)  # geometry and targets are not rounded
+    time = noise.uniform()
+    clean = noise.uniform().argsort().argsort() < round(recipe.clean_share * len(batch))
+    with exact:
+        origin = model.encode(batch)
+        noised = model.process.noised(origin, time, batch.atomic_numbers, batch.mask, noise)
+    state = State(
+        torch.where(clean[:, None, None], origin.frac_coords, noised.state.frac_coords),
+        torch.where(clean[:, None], origin.lattice, noised.state.lattice),
+    )
+    time = torch.where(clean, torch.zeros_like(noised.time), noised.time)
+    prediction = model(batch.atomic_numbers, batch.mask, state, time)
+    with exact:
+        losses = model.process.loss(*_rows(prediction, noised, ~clean), batch.mask[~clean])
+        labels = batch.labels[model.config.label]
+        known = labels.isfinite()
+        label = model.config.beta * (labels.nan_to_num() - model.energy_mean) / model.energy_deviation
+        assert prediction.energy is not None  # noqa: S101 -- a predictor always has one
+        energy = exponential_energy_loss(prediction.energy, label)
+        huber = functional.huber_loss(prediction.energy, label, reduction="none", delta=HUBER_WIDTH) / HUBER_WIDTH
+        error = (prediction.energy - label).abs() * model.energy_deviation / model.config.beta
+    parts = {
+        "coordinates": losses.frac_coords,
+        "lattice": losses.lattice,
+        "energy": _mean(energy, known),
+        "clean": _mean(huber, known & clean),
+        "clean_mae": _mean(error, known & clean),
+    }
+    total = losses.total + recipe.weight * parts["energy"] + recipe.clean_weight * parts["clean"]
+    return Objective(total, parts)
+
+
+def _rows(prediction: Prediction, noised: Noised, rows: Bool[Tensor, " b"]) -> tuple[Prediction, Noised]:
+    target = Prediction(noised.target.frac_coords[rows], noised.target.lattice[rows])
+    state = State(noised.state.frac_coords[rows], noised.state.lattice[rows])
+    said = Prediction(prediction.frac_coords[rows], prediction.lattice[rows])
+    return said, Noised(state, noised.time[rows], target)
+
+
+def _mean(values: Float[Tensor, " b"], rows: Bool[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Mean over some crystals, zero over none."""
+    return torch.where(rows, values, torch.zeros_like(values)).sum() / rows.sum().clamp_min(1)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.json"
 
-_FIXED = ("task", "network", "process", "symmetry")
-"""What makes the weights another model's, in recipes of either kind."""
+_FIXED = ("task", "network", "process", "symmetry", "label", "beta")
+"""What makes the weights another model's, in recipes of any kind."""
 
 Standing = Literal["new", "unfinished", "finished"]
 
@@ -27,7 +27,8 @@ def standing(out: Path, recipe: AnyRecipe, *, resume: bool) -> Standing:
     """Where a training by ``recipe`` stands in the folder ``out``.
 
     The same recipe goes on where it stopped. With ``resume`` its lengths, optimizer, validation and record may have
-    changed since, but neither network nor process (of a symmetry prior: ``symmetry``).
+    changed since, but neither network nor process (of a predictor: nor ``label`` and
+    ``beta``; of a symmetry prior: ``symmetry``).
 
     Raises:
         InputError: the folder holds a training by another recipe and ``resume`` is off, or one of another network or

@@ -1,4 +1,4 @@
-"""Match rate on a fixed subset of the validation split, by which the best weights are kept."""
+"""Match rate or energy error on a fixed subset of the validation split, by which the best weights are kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dao.crystal import Crystal
 from dao.data.training_set import load_packed
 from dao.errors import InputError
 from dao.evaluation.matching import rms_distances
-from dao.models import Generator
+from dao.models import Generator, Predictor
 from dao.sampling import SampleRequest, sample
 
 if TYPE_CHECKING:
+    from dao.data.store import PackedCrystals
     from dao.processes.config import SamplerSettings
     from dao.recipes.schema import DataRecipe, ValidationRecipe
 
@@ -91,3 +92,54 @@ def match_first(
         match_rate=len(distances) / len(crystals),
         rmse=sum(distances) / len(distances) if distances else float("nan"),
     )
+
+
+ENERGY_BATCH = 256
+
+
+@cache
+def labelled_crystals(path: Path, split: str, max_atoms: int, label: str, count: int, seed: int) -> PackedCrystals:
+    """The fixed random subset of the labelled crystals of a split (all of them where there are no more).
+
+    Raises:
+        InputError: the source cannot be read, or has no such split, or no labels.
+
+    """
+    packed = load_packed(path, split=split, max_atoms=max_atoms, labels=(label,))
+    known = packed.labels[label].isfinite().nonzero()[:, 0]
+    if len(known) == 0:
+        raise InputError(f"{path} has no crystal with a label {label!r}")
+    chosen = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return packed.select(known[chosen])
+
+
+def fixed_labelled_subset(path: Path, data: DataRecipe, recipe: ValidationRecipe, label: str) -> PackedCrystals:
+    """The crystals that a predictor's recipe validates on.
+
+    Raises:
+        InputError: there are none; says how to train without.
+
+    """
+    try:
+        return labelled_crystals(path, data.validation_split, data.max_atoms, label, recipe.crystals, recipe.seed)
+    except InputError as error:
+        raise InputError(f"nothing to validate on (--set validation.crystals=0 trains without): {error}") from None
+
+
+@torch.no_grad()
+def energy_errors(model: Predictor, crystals: PackedCrystals) -> dict[str, float]:
+    """Errors of the energies of clean crystals against their labels, eV/atom: mean absolute, root mean square, mean.
+
+    Batches are of like sizes, so that little is padded; the order changes no energy beyond rounding.
+    """
+    labels = crystals.labels[model.config.label]
+    energies = torch.empty(len(crystals), dtype=torch.float64)
+    for rows in crystals.num_atoms.argsort(stable=True).split(ENERGY_BATCH):
+        batch = crystals.batch(rows).to(model.energy_mean.device)
+        energies[rows] = model.energy(batch).double().cpu()
+    errors = energies - labels.double()
+    return {
+        "mae": float(errors.abs().mean()),
+        "rmse": float(errors.square().mean().sqrt()),
+        "bias": float(errors.mean()),
+    }

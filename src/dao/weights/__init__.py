@@ -15,6 +15,9 @@ from dao.errors import InputError
 DEFAULT = "small"
 """The shipped weights that ``dao predict`` uses unless told otherwise."""
 
+DEFAULT_PREDICTOR = "predictor"
+"""The shipped weights that ``dao energy`` and ``dao relax`` use unless told otherwise."""
+
 CONFIG = "config.json"
 CARD = "README.md"
 

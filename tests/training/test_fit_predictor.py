@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import tiny_predictor_recipe, toy_crystals, toy_energies, toy_splits, write_parquet
+
+from dao.crystal import CrystalBatch
+from dao.data.store import PackedCrystals
+from dao.errors import InputError
+from dao.models import Generator, Predictor, PredictorConfig, read_config
+from dao.recipes.schema import PredictorRecipe
+from dao.training.fit import train
+
+Fit = Callable[..., Path]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, energy_file: Path) -> Fit:
+    """Train by the tiny recipe with changes; returns the run's folder."""
+
+    def run(name: str = "run", *, source: Path = energy_file, **changes: Any) -> Path:
+        options = {key: changes.pop(key) for key in ("resume", "note") if key in changes}
+        recipe = PredictorRecipe.model_validate(tiny_predictor_recipe(**changes))
+        train(recipe, out=tmp_path / name, data=source, device="cpu", progress=False, **options)
+        return tmp_path / name
+
+    return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_leaves_what_it_promises(fit: Fit) -> None:
+    notes: list[str] = []
+    out = fit(crystals=160, validation={"crystals": 3, "every": 80}, note=notes.append)
+    assert notes == ["35 of 40 training crystals have a label 'e_above_hull'"]
+    names = {"loss", "coordinates", "lattice", "energy", "clean", "clean_mae", "gradient_norm", "learning_rate"}
+    log = rows(out / "log.csv")
+    assert set(log[0]) == names | {"step", "crystals", "seconds"}
+    assert all(math.isfinite(float(row[name])) for row in log for name in names)
+    assert [list(row) for row in rows(out / "validation.csv")] == [
+        ["step", "crystals", "seconds", "mae", "rmse", "bias"]
+    ] * 2
+    model = Predictor.load(out / "best")
+    record = model.config.training
+    assert record["recipe"]["task"] == "predictor"
+    best = min(float(row["mae"]) for row in rows(out / "validation.csv"))
+    assert record["best_validation_mae"] == pytest.approx(best, rel=1e-5)
+    with pytest.raises(InputError, match="holds a predictor, and a generator is needed"):
+        Generator.load(out / "best")
+
+
+def test_the_scaler_and_the_trust_limits_are_saved(fit: Fit) -> None:
+    out = fit(crystals=16)
+    config = read_config(out / "last")
+    assert isinstance(config, PredictorConfig)
+    crystals, energies = toy_crystals(), toy_energies(toy_crystals())
+    split = toy_splits(crystals)
+    known = [(c, e) for c, e, part in zip(crystals, energies, split, strict=True) if part == "train" and e is not None]
+    values = torch.tensor([energy for _, energy in known], dtype=torch.float64)
+    tensors = load_file(out / "last" / "model.safetensors")
+    assert math.isclose(float(tensors["energy_mean"]), float(values.mean()), rel_tol=1e-5)
+    assert math.isclose(float(tensors["energy_deviation"]), float(values.std(correction=0)), rel_tol=1e-5)
+    trust = config.trust
+    assert trust.max_atoms == max(crystal.num_atoms for crystal, _ in known)
+    assert set(trust.elements) == {int(z) for crystal, _ in known for z in crystal.atomic_numbers}
+    assert trust.energy == pytest.approx((float(values.min()), float(values.max())), rel=1e-5)
+    low, high = trust.volume_ratio
+    assert 0.4 < low < 1.0 < high < 2.0
+
+
+def test_it_learns(fit: Fit, energy_file: Path) -> None:
+    before = fit("before", crystals=16)
+    changes: dict[str, Any] = {"optimizer": {"learning_rate": 5e-3, "schedule": "constant_then_linear"}}
+    after = fit("after", crystals=6400, validation={"crystals": 5, "every": 6400}, **changes)
+    from dao.data.training_set import load_packed
+    from dao.training.validation import energy_errors
+
+    packed: PackedCrystals = load_packed(energy_file, split="train", labels=("e_above_hull",))
+    known = packed.select(packed.labels["e_above_hull"].isfinite().nonzero()[:, 0])
+    untrained, trained = (energy_errors(Predictor.load(out / "last"), known)["mae"] for out in (before, after))
+    spread = float((known.labels["e_above_hull"] - known.labels["e_above_hull"].median()).abs().mean())
+    assert trained < 0.5 * spread
+    assert trained < 0.5 * untrained
+
+
+def test_validation_errors_are_of_the_energies_that_are_given(fit: Fit) -> None:
+    out = fit(crystals=32, validation={"crystals": 5, "every": 32})
+    model = Predictor.load(out / "best")
+    held_out = [
+        (crystal, energy)
+        for i, (crystal, energy) in enumerate(zip(toy_crystals(), toy_energies(toy_crystals()), strict=True))
+        if i % 10 == 3 and energy is not None
+    ]
+    errors = []
+    for crystal, energy in held_out:
+        with torch.no_grad():
+            errors.append(float(model.energy(CrystalBatch.from_crystals([crystal]))[0]) - energy)
+    (row,) = rows(out / "validation.csv")
+    assert float(row["mae"]) == pytest.approx(sum(map(abs, errors)) / len(errors), rel=1e-3)
+    assert float(row["bias"]) == pytest.approx(sum(errors) / len(errors), rel=1e-3)
+
+
+def test_the_best_is_the_least_error(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([0.3, 0.1, 0.2, 0.1, 0.4])
+    monkeypatch.setattr("dao.training.tasks.energy_errors", lambda *_: {"mae": next(errors)})
+    out = fit(crystals=320, validation={"crystals": 4, "every": 64})
+    assert read_config(out / "best").training["crystals_seen"] == 128
+    assert read_config(out / "last").training["best_validation_mae"] == 0.1
+
+
+def test_finetuning_keeps_the_scaler(fit: Fit, tmp_path: Path) -> None:
+    before = fit("before", crystals=16) / "last"
+    few = tmp_path / "few.parquet"
+    write_parquet(few, toy_crystals()[:8], split=["train"] * 8, e_above_hull=[0.5 + 0.1 * i for i in range(8)])
+    after = fit("after", source=few, crystals=16, batch_size=4, initial_weights=str(before)) / "last"
+    one, other = (load_file(folder / "model.safetensors") for folder in (before, after))
+    assert torch.equal(one["energy_mean"], other["energy_mean"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"label": "enthalpy"}, "lacks column 'enthalpy'"),
+        ({"label": "material_id"}, "material_id: could not convert string to float"),
+        ({"validation": {"crystals": 3}, "data": {"validation_split": "none"}}, "nothing to validate on"),
+    ],
+)
+def test_what_cannot_work_is_refused(fit: Fit, tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        fit(**changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_set_without_a_single_label_is_refused(fit: Fit, tmp_path: Path) -> None:
+    source = tmp_path / "none.parquet"
+    import pyarrow as pa
+
+    write_parquet(source, toy_crystals(), e_above_hull=pa.array([None] * 50, pa.float32()))
+    with pytest.raises(InputError, match="no crystal of the training set has a label 'e_above_hull'"):
+        fit(source=source)
+
+
+def test_resuming_with_another_beta_is_refused(fit: Fit) -> None:
+    fit(crystals=160)
+    with pytest.raises(InputError, match=r"beta is 1\.0 there and 2\.0 here"):
+        fit(crystals=320, beta=2.0, resume=True)
+    # what it weighs may change
+    fit(crystals=320, energy={"clean_weight": 0.3}, resume=True)
+
+
+def test_other_sources_of_labels(fit: Fit, tmp_path: Path) -> None:
+    import ase.io
+
+    atoms = [crystal.to_atoms() for crystal in toy_crystals()[:20]]
+    for i, one in enumerate(atoms):
+        if i % 3:
+            one.info["e_above_hull"] = 0.01 * i
+    ase.io.write(tmp_path / "own.extxyz", atoms)
+    notes: list[str] = []
+    fit(source=tmp_path / "own.extxyz", crystals=32, note=notes.append)
+    assert notes == ["13 of 20 training crystals have a label 'e_above_hull'"]
