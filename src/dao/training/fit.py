@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.loader import BucketLoader
-from dao.data.locate import training_file
+from dao.data.locate import training_file, validation_file
 from dao.data.store import SPLIT, PackedCrystals
 from dao.data.symmetrized import symmetrized_set
 from dao.data.training_set import load_packed
@@ -135,9 +135,7 @@ def train(
     )
     validation_path = path
     if recipe.data.validation_file is not None:
-        validation_path = training_file(
-            recipe.data.validation_file, data if data is None or data.is_dir() else data.parent
-        )
+        validation_path = validation_file(recipe.data.validation_file, data)
     symmetry = None if recipe.symmetry_weights is None else load_symmetry(Path(recipe.symmetry_weights))[:2]
     if recipe.validation.crystals > 0:
         if recipe.process.kind == "symmetric_flow" and recipe.symmetry_weights is None:

@@ -1,17 +1,14 @@
-"""``dao data``: training data from what is there."""
+"""``dao data deduplicate``: training data without the crystals of benchmarks."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dao.cli.options import FormatOption, Quiet, check_out_folder, source_and_splits
+from dao.cli.options import FormatOption, Quiet, check_out_parquet, finite, source_and_splits
 from dao.errors import InputError
-
-app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
 
 EXAMPLES = """\b
 Examples:
@@ -23,18 +20,6 @@ The report lies beside the output (pool.json). The same command goes on where it
 give them one --work, and the comparisons are made once."""
 
 
-def _number(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number")  # nan is in no range, and typer lets it pass
-    return value
-
-
-@app.callback()
-def _group() -> None:
-    """Keep ``deduplicate`` a verb of its own while it is the only one."""
-
-
-@app.command(epilog=EXAMPLES)
 def deduplicate(
     pool: Annotated[
         str, typer.Argument(metavar="NAME|PATH", help="Crystals: a Parquet file of $DAO_DATA by name, or any source.")
@@ -48,12 +33,12 @@ def deduplicate(
     out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Where to write the crystals that are left.")],
     stol: Annotated[
         float,
-        typer.Option(min=0.001, max=1, callback=_number, help="Site tolerance of a match; 0.5 is the benchmark's own."),
+        typer.Option(min=0.001, max=1, callback=finite, help="Site tolerance of a match; 0.5 is the benchmark's own."),
     ] = 0.1,
     min_atoms: Annotated[int, typer.Option(min=1, help="Leave smaller cells out.")] = 1,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     max_e_above_hull: Annotated[
-        float | None, typer.Option(callback=_number, help="Leave crystals higher above the hull out (eV/atom).")
+        float | None, typer.Option(callback=finite, help="Leave crystals higher above the hull out (eV/atom).")
     ] = None,
     keep_unknown: Annotated[
         bool, typer.Option("--keep-unknown", help="Keep crystals without an energy above hull all the same.")
@@ -75,7 +60,7 @@ def deduplicate(
         raise InputError(f"--max-atoms {max_atoms} is less than --min-atoms {min_atoms}")
     if keep_unknown and max_e_above_hull is None:
         raise InputError("--keep-unknown says something only with --max-e-above-hull")
-    _check_out_file(out)
+    check_out_parquet(out)
 
     from dao.cli.output import print_json, print_table
     from dao.data import deduplicate as task
@@ -116,13 +101,3 @@ WORDS = {
     "timed_out": "dropped for lack of time",
 }
 """What the table calls the drops of a report."""
-
-
-def _check_out_file(out: Path) -> None:
-    check_out_folder(out.parent)
-    try:
-        is_folder = out.is_dir()
-    except OSError as error:
-        raise InputError(f"--out {str(out)!r}: {error.strerror}") from None
-    if is_folder or out.suffix.lower() != ".parquet":
-        raise InputError(f"--out {str(out)!r}: must be a file called something.parquet")
