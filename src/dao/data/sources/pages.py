@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from dao.data.sources.items import Item
 
@@ -54,6 +54,7 @@ class Page:
     total: int | None = None
 
 
+@runtime_checkable
 class PagedSource(Protocol):
     """Crystals page by page, always in the same order."""
 
