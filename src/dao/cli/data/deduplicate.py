@@ -13,6 +13,7 @@ from dao.errors import InputError
 EXAMPLES = """\b
 Examples:
   dao data deduplicate mp_pool --against mp20:val,test --against mpts52:val,test --out pool.parquet
+  dao data deduplicate crysdb --self --out crysdb-unique.parquet
   dao data deduplicate mine.extxyz --against mp20:test --stol 0.5 --max-atoms 30 --out mine.parquet
 
 \b
@@ -22,15 +23,21 @@ give them one --work, and the comparisons are made once."""
 
 def deduplicate(
     pool: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="Crystals: a Parquet file of $DAO_DATA by name, or any source.")
-    ],
-    against: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME|PATH[:SPLIT,SPLIT]", help="Crystals to keep out, all or those of some splits; may repeat."
+        str,
+        typer.Argument(
+            metavar="NAME|PATH", help="Crystals: a Parquet file of $DAO_DATA by name, shards, or any source."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Where to write the crystals that are left.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|PATH[:SPLIT,SPLIT]", help="Crystals to keep out, all or those of some splits; may repeat."
+        ),
+    ] = None,
+    itself: Annotated[
+        bool, typer.Option("--self", help="Of crystals in the pool that match each other, keep the first.")
+    ] = False,
     stol: Annotated[
         float,
         typer.Option(min=0.001, max=1, callback=finite, help="Site tolerance of a match; 0.5 is the benchmark's own."),
@@ -55,7 +62,9 @@ def deduplicate(
     output: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
-    """Drop crystals that a benchmark holds, by id and by structure (Algorithm 2 of the paper)."""
+    """Drop crystals that a benchmark holds, or that repeat, by id and by structure (Algorithm 2 of the paper)."""
+    if not against and not itself:
+        raise InputError("give --against, or --self, or both")
     if max_atoms is not None and max_atoms < min_atoms:
         raise InputError(f"--max-atoms {max_atoms} is less than --min-atoms {min_atoms}")
     if keep_unknown and max_e_above_hull is None:
@@ -67,7 +76,7 @@ def deduplicate(
     from dao.data.uniform import find_source
 
     source = find_source(pool)
-    sets = [source_and_splits(text, "--against") for text in against]
+    sets = [source_and_splits(text, "--against") for text in against or []]
     for path, _ in [(source, ()), *sets]:
         if path.resolve() in {out.resolve(), out.with_suffix(".json").resolve()}:
             raise InputError(f"--out {str(out)!r}: would overwrite {path}")
@@ -79,6 +88,7 @@ def deduplicate(
         filters=task.Filters(
             min_atoms=min_atoms, max_atoms=max_atoms, max_e_above_hull=max_e_above_hull, keep_unknown=keep_unknown
         ),
+        itself=itself,
         work=work,
         workers=workers,
         seconds=time_limit,
@@ -99,5 +109,6 @@ WORDS = {
     "id": "dropped by id",
     "structure": "dropped by structure",
     "timed_out": "dropped for lack of time",
+    "repeated": "repeated in the pool",
 }
 """What the table calls the drops of a report."""
