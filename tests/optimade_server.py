@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,11 +140,10 @@ def small_server(answer: Answer) -> Iterator[str]:
     """A base URL whose answers to a path and query are ``answer``'s own."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - what http.server calls
-            try:
+        def do_GET(self) -> None:
+            # the client may not wait
+            with suppress(BrokenPipeError, ConnectionResetError):
                 answer(self, self.path)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client would not wait
 
         def log_message(self, *_: Any) -> None:
             pass

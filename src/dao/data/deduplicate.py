@@ -5,7 +5,8 @@ formula. Here a match is what the benchmarks count as one, ``StructureMatcher.ge
 narrower ``fit``, which bounds the farthest atom instead of the RMS distance, so all that it drops is dropped here too.
 
 The source is read three times, some thousand rows at a time (to judge its rows, to compare, to copy), so memory does
-not grow with it; :mod:`dao.data.deduplicate_self`, which compares it with itself, holds it packed. Comparisons are kept on disk as they come: a killed run goes on, and other filters find them done.
+not grow with it; :mod:`dao.data.deduplicate_self`, which compares it with itself, holds it packed. Comparisons are kept
+on disk as they come: a killed run goes on, and other filters find them done.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 STOL = 0.1
 """Algorithm 2's tolerance, in units of (V/N)^(1/3); ltol and angle_tol are the benchmark's."""
 
+EVERYTHING = Filters()
+
 _AT_ONCE = 16384
 """Crystals compared, and rows copied, at a time: some 20 MB."""
 
@@ -62,7 +65,7 @@ def deduplicate(
     out: Path,
     *,
     stol: float = STOL,
-    filters: Filters = Filters(),
+    filters: Filters = EVERYTHING,
     itself: bool = False,
     work: Path | None = None,
     workers: int = 1,
@@ -114,9 +117,15 @@ def deduplicate(
                 rows.fates[row] = Fate.STRUCTURE if matched else Fate.TIMED_OUT
         if itself:
             left = np.flatnonzero(rows.fates == Fate.KEPT).tolist()
-            how = {"tolerances": tolerances, "workers": workers, "seconds": seconds, "progress": progress}
-            rows.fates[repeated_rows(path, left, folder, made_by, **how)] = Fate.REPEATED
-        settings = {"source": str(source), "itself": itself, "stol": stol, "ltol": MATCHER_LTOL, "angle_tol": MATCHER_ANGLE_TOL}
+            comparing = partial(repeated_rows, tolerances=tolerances, workers=workers, seconds=seconds)
+            rows.fates[comparing(path, left, folder, made_by, progress=progress)] = Fate.REPEATED
+        settings = {
+            "source": str(source),
+            "itself": itself,
+            "stol": stol,
+            "ltol": MATCHER_LTOL,
+            "angle_tol": MATCHER_ANGLE_TOL,
+        }
         report = Report(
             settings={**settings, "seconds": seconds, **asdict(filters)},
             rows_in=len(rows.fates),

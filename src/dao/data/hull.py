@@ -81,17 +81,17 @@ def _hull_energies(compositions: Int[np.ndarray, "p e"], lowest: Float[np.ndarra
     hull = lowest.copy()
     # what may take part in mixtures, by the elements it is made of
     stable: dict[tuple[int, ...], list[_Phase]] = defaultdict(list)
-    for element in np.flatnonzero(present.any(axis=0)):
-        stable[int(element),] = [_Phase({int(element): 1.0}, 0.0)]
+    for element in np.flatnonzero(present.any(axis=0)).tolist():
+        stable[element,] = [_Phase({element: 1.0}, 0.0)]
     unary = sizes == 1
     hull[unary] = np.minimum(lowest[unary], 0.0)
-    for place in np.flatnonzero(unary):
-        element = int(present[place].argmax())
-        stable[element,] = [_Phase({element: 1.0}, float(hull[place]))]
+    for place in np.flatnonzero(unary).tolist():
+        pure = int(present[place].argmax())
+        stable[pure,] = [_Phase({pure: 1.0}, float(hull[place]))]
     for size in range(2, int(sizes.max()) + 1):
         systems: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place in np.flatnonzero(sizes == size):
-            systems[tuple(np.flatnonzero(present[place]).tolist())].append(int(place))
+        for place in np.flatnonzero(sizes == size).tolist():
+            systems[tuple(np.flatnonzero(present[place]).tolist())].append(place)
         programs = [_program(system, places, compositions, lowest, stable) for system, places in systems.items()]
         flat = [one for some in programs for one in some]
         for place, energy in zip([one.place for one in flat], _solve(flat), strict=True):
@@ -128,7 +128,8 @@ def _program(
     stable: dict[tuple[int, ...], list[_Phase]],
 ) -> list[_Program]:
     """One program a composition of the system: phases of its subsystems, and all of its own."""
-    smaller = [phase for size in range(1, len(system)) for some in combinations(system, size) for phase in stable.get(some, ())]
+    subsystems = (some for size in range(1, len(system)) for some in combinations(system, size))
+    smaller = [phase for some in subsystems for phase in stable.get(some, ())]
     own = compositions[places][:, system].astype(np.float64)
     own /= own.sum(axis=1, keepdims=True)
     below = np.array([[phase.amounts.get(element, 0.0) for element in system] for phase in smaller])

@@ -21,23 +21,25 @@ from dao.errors import InputError
 PATTERN = "shard-*.parquet"
 
 SOURCE, HULL_SOURCE = "source", "e_above_hull_source"
-"""Columns: which database a crystal is of; where its energy above hull is from (``database``, or ``hull:`` a source)."""
+"""Columns: which database a crystal is of; where its energy above hull is from (``database``, or ``hull:`` whose)."""
 
 LABELS = ("formation_energy", "e_above_hull", "band_gap")
 """eV/atom, eV/atom, eV; null where unknown."""
 
-SCHEMA = pa.schema([
-    ("material_id", pa.string()),
-    ("atomic_numbers", pa.list_(pa.uint8())),
-    ("frac_coords", pa.list_(pa.float32())),
-    ("lattice", pa.list_(pa.float32())),
-    ("num_atoms", pa.int16()),
-    (SOURCE, pa.string()),
-    ("formation_energy", pa.float32()),
-    ("e_above_hull", pa.float32()),
-    (HULL_SOURCE, pa.string()),
-    ("band_gap", pa.float32()),
-])
+SCHEMA = pa.schema(
+    [
+        ("material_id", pa.string()),
+        ("atomic_numbers", pa.list_(pa.uint8())),
+        ("frac_coords", pa.list_(pa.float32())),
+        ("lattice", pa.list_(pa.float32())),
+        ("num_atoms", pa.int16()),
+        (SOURCE, pa.string()),
+        ("formation_energy", pa.float32()),
+        ("e_above_hull", pa.float32()),
+        (HULL_SOURCE, pa.string()),
+        ("band_gap", pa.float32()),
+    ]
+)
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -47,8 +49,9 @@ def shard_files(folder: Path) -> list[Path]:
 
 def number(value: object) -> float | None:
     """A label as a number; None for null, NaN and what is no number."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None  # type: ignore[arg-type] -- good says it is a number
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def table_of(crystals: Sequence[Crystal]) -> pa.Table:

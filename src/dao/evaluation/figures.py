@@ -26,6 +26,7 @@ SMALLEST_RMS = 1e-3
 MOST_CURVES, MOST_SINGLE = 6, 3
 """Published methods drawn beside the k curve: with figures at several k, and at k = 1 only. The table has all."""
 
+
 def write_figures(
     scores: Scores,
     folder: Path,

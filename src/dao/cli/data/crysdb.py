@@ -85,9 +85,7 @@ def build(
         elements=parse_elements(elements),
     )
     fields = parse_fields(field or [])
-    sources = sources_of(
-        source, filters, fields=fields, page_limit=page_limit, timeout=timeout, attempts=attempts
-    )
+    sources = sources_of(source, filters, fields=fields, page_limit=page_limit, timeout=timeout, attempts=attempts)
     report = task.build(sources, out, filters, shard_rows=shard_rows, progress=not quiet)
     if output == "json":
         print_json(asdict(report))
@@ -145,5 +143,7 @@ def stats(
     if output == "json":
         print_json(found.as_json())
         return
-    print_table(found.rows(), {"source": "source", "crystals": "crystals", "stable": "stable (%)", "known": "E_hull known"})
+    print_table(
+        found.rows(), {"source": "source", "crystals": "crystals", "stable": "stable (%)", "known": "E_hull known"}
+    )
     print(f"{len(found.elements)} elements; figure: {figure}; numbers: {target / 'stats.json'}")

@@ -25,9 +25,7 @@ def hull(
         str | None,
         typer.Option(metavar="COLUMN", help="A hull for each value of this column; the column source if not given."),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Compute known energies above the hull anew, too.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Compute known energies above the hull anew, too.")] = False,
     output: FormatOption = "table",
 ) -> None:
     """Fill in e_above_hull where a source gives none, and compare with those that are there."""

@@ -1,8 +1,8 @@
 """Build CrysDB: ask each source page by page, sift, and write what is left as shards.
 
-Pages are kept in ``OUT/.work`` as they come, each on the disk before the journal says so. A run that was killed, or that
-a provider left waiting, goes on with the page after the last; the shards follow from the pages alone, so they come out
-the same however often that happened. The work folder goes when every source has been read to its end.
+Pages are kept in ``OUT/.work`` as they come, each on the disk before the journal says so. A run that was killed, or
+that a provider left waiting, goes on with the page after the last; the shards follow from the pages alone, so they come
+out the same however often that happened. The work folder goes when every source has been read to its end.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class _Line:
 
 
 def _line(value: Any) -> _Line:  # noqa: ANN401 -- what JSON holds
-    return _Line(int(value["rows"]), value["following"], value["total"], dict(value["dropped"]), dict(value["examples"]))
+    return _Line(
+        int(value["rows"]), value["following"], value["total"], dict(value["dropped"]), dict(value["examples"])
+    )
 
 
 class _Pages:
@@ -160,11 +162,13 @@ def build(
 
     """
     settings: dict[str, Any] = json.loads(
-        json.dumps({
-            "sources": {source.name: source.made_by() for source in sources},
-            "filters": asdict(filters),
-            "shard_rows": shard_rows,
-        })
+        json.dumps(
+            {
+                "sources": {source.name: source.made_by() for source in sources},
+                "filters": asdict(filters),
+                "shard_rows": shard_rows,
+            }
+        )
     )
     before = _standing(out, settings)
     if before is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dao.constants import STABLE_E_ABOVE_HULL
 from dao.data.crysdb.stats import Histogram, Stats
 from dao.elements import ATOMIC_NUMBERS
@@ -48,13 +50,15 @@ def write_figure(stats: Stats, folder: Path) -> Path:
 
     """
     with figure_file(folder / "crysdb", width=13.0, height=10.0) as figure:
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1.0, 1.15], hspace=0.03)
+        # halves of their own, so that neither decides the other's margins
+        halves = figure.add_gridspec(2, 1, height_ratios=[1.0, 1.15])
+        upper, lower = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
         (sources, energies), (volumes, sizes) = upper.subplots(2, 2)
         _sources(sources, stats)
         _histogram(energies, stats.e_above_hull, "Energy above hull (eV/atom)")
         energies.axvline(STABLE_E_ABOVE_HULL, color="black", linestyle=":", linewidth=1.2)
-        top = energies.get_ylim()[1]
-        energies.text(STABLE_E_ABOVE_HULL + 0.01, top * 0.6, f"stable: ≤ {STABLE_E_ABOVE_HULL:g}", va="top", fontsize=10)
+        limit = f"stable: ≤ {STABLE_E_ABOVE_HULL:g}"
+        energies.text(STABLE_E_ABOVE_HULL + 0.01, energies.get_ylim()[1] * 0.6, limit, va="top", fontsize=10)
         _histogram(volumes, stats.volume, "Volume of the cell (Å³)")
         sizes.bar(list(stats.num_atoms), list(stats.num_atoms.values()), width=0.85, color=BLUE)
         sizes.set_xlabel("Atoms in the cell")
@@ -98,6 +102,11 @@ def _sources(axes: Axes, stats: Stats) -> None:
 
 
 def _histogram(axes: Axes, histogram: Histogram, label: str) -> None:
+    if not any(histogram.counts):
+        axes.text(0.5, 0.5, "none known", transform=axes.transAxes, ha="center", va="center")
+        axes.set_xlabel(label)
+        axes.set_yticks([])
+        return
     axes.stairs(histogram.counts, histogram.edges, fill=True, color=BLUE)
     axes.set_xlim(histogram.edges[0], histogram.edges[-1])
     beyond = histogram.largest is not None and histogram.largest > histogram.edges[-1]
@@ -134,7 +143,7 @@ def _periodic_table(axes: Axes, stats: Stats) -> None:
     for symbol, number in ATOMIC_NUMBERS.items():
         row, column = place(number)
         count = stats.elements.get(symbol, 0)
-        face = scale.to_rgba(count) if count else (1.0, 1.0, 1.0, 1.0)
+        face = scale.to_rgba(np.array([count]))[0] if count else (1.0, 1.0, 1.0, 1.0)
         # perceived brightness: ITU-R BT.601
         dark = 0.299 * face[0] + 0.587 * face[1] + 0.114 * face[2] < 0.5
         ink = "white" if dark else "black" if count else "#999999"
@@ -147,6 +156,5 @@ def _periodic_table(axes: Axes, stats: Stats) -> None:
     axes.set_axis_off()
     bar = axes.figure.colorbar(scale, ax=axes, shrink=0.75, pad=0.01, aspect=18)
     bar.set_label("Crystals with the element")
-    bar.outline.set_visible(False)  # type: ignore[operator] -- a Spine, whose type matplotlib leaves open
     absent = sum(1 for symbol in ATOMIC_NUMBERS if symbol not in stats.elements)
     axes.set_title(f"{len(stats.elements)} elements; {absent} up to plutonium are in no crystal", fontsize=11)

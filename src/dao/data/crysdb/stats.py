@@ -140,7 +140,7 @@ class _Part:
     atoms: npt.NDArray[np.int64]
     volumes: npt.NDArray[np.float64]
     energies: npt.NDArray[np.float64]
-    sources: npt.NDArray[np.str_]
+    sources: npt.NDArray[Any]
     elements: npt.NDArray[np.int64]
 
 
@@ -148,7 +148,7 @@ def _part(table: pa.Table, file: Path) -> _Part:
     rows = table.num_rows
     lengths = pc.list_value_length(table["atomic_numbers"]).to_numpy(zero_copy_only=False).astype(np.int64)
     numbers = pc.list_flatten(table["atomic_numbers"]).to_numpy().astype(np.int64)
-    if numbers.size and not (1 <= numbers.min() and numbers.max() <= MAX_ATOMIC_NUMBER):
+    if numbers.size and not (numbers.min() >= 1 and numbers.max() <= MAX_ATOMIC_NUMBER):
         raise InputError("an element beyond plutonium")
     pairs = np.unique(np.stack([np.arange(rows).repeat(lengths), numbers]), axis=1)
     lattice = pc.list_flatten(table["lattice"]).to_numpy().astype(np.float64).reshape(rows, 3, 3)

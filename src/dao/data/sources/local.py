@@ -31,7 +31,7 @@ class LocalSource:
         self._at = 0
 
     def made_by(self) -> dict[str, object]:
-        """See :class:`~dao.data.sources.pages.PagedSource`: a hash of every byte, since rows are told by their place."""
+        """See :class:`~dao.data.sources.pages.PagedSource`: a hash of every byte, since cursors count crystals."""
         digest = hashlib.sha256()
         files = sorted(self._path.iterdir()) if self._path.is_dir() else [self._path]
         for file in files:

@@ -1,7 +1,7 @@
 """Crystals of any database that speaks OPTIMADE (OQMD, Alexandria, the Materials Project, ...), over HTTP.
 
-A client of our own, some pages long: that of the package ``optimade`` (1.5.0) repeats a query only when told 429, gives
-up a provider at its first timeout, 5xx or answer that is no JSON, holds all results in memory, and needs fourteen packages.
+A client of our own: that of the package ``optimade`` (1.5.0) repeats a query only when told 429 (and then for ever),
+gives a provider up at its first timeout, 5xx or answer that is no JSON, and holds all results in memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import requests
 import urllib3
 
 from dao.crystal import Crystal
+from dao.data.shards import number
 from dao.data.sources.failures import one_line, reading
 from dao.data.sources.items import Item
 from dao.data.sources.pages import Page, ProviderError, TemporaryError, attempt
@@ -80,7 +81,7 @@ class Optimade:
             min_atoms: of the cell.
             max_atoms: of the cell.
             elements: symbols; crystals may have no other. Empty for any.
-            fields: label (formation_energy, e_above_hull, band_gap) -> the provider's property; replaces :data:`FIELDS`.
+            fields: label (such as e_above_hull) -> the provider's property, instead of :data:`FIELDS`.
             page_limit: crystals asked for at a time; a provider that refuses it chooses itself.
             timeout: seconds for an answer.
             attempts: of each request, with waits that double.
@@ -220,20 +221,24 @@ class Optimade:
         material_id = None
         try:
             with reading(where):
-                if not (isinstance(entry, dict) and isinstance(entry.get("attributes"), dict) and entry.get("id")):
-                    raise InputError("is no structure")
-                stated, known = str(entry["id"]), f"{self.prefix}-"
-                material_id = stated if stated.startswith(known) else known + stated
-                attributes = entry["attributes"]
+                stated, attributes = _parts(entry)
+                material_id = stated if stated.startswith(f"{self.prefix}-") else f"{self.prefix}-{stated}"
                 labels = {label: _number(attributes, path) for label, path in self._fields.items()}
-                if labels.get("e_above_hull") is not None:
+                energy = labels.get("e_above_hull")
+                if energy is not None:
                     # OQMD measures a ground state from the hull of the others: below zero
-                    labels["e_above_hull"] = max(0.0, labels["e_above_hull"] or 0.0)
-                info: dict[str, Any] = {**labels, "source": self.prefix}
-                crystal = _crystal(attributes, material_id, info)
+                    labels["e_above_hull"] = max(0.0, energy)
+                crystal = _crystal(attributes, material_id, {**labels, "source": self.prefix})
         except InputError as error:
             return Item.unreadable(where, material_id, error)
         return Item(where, material_id, crystal)
+
+
+def _parts(entry: object) -> tuple[str, dict[str, Any]]:
+    """Id and attributes."""
+    if isinstance(entry, dict) and isinstance(entry.get("attributes"), dict) and entry.get("id"):
+        return str(entry["id"]), entry["attributes"]
+    raise InputError("is no structure")
 
 
 def _crystal(attributes: Mapping[str, Any], material_id: str, info: Mapping[str, Any]) -> Crystal:
@@ -264,8 +269,7 @@ def _number(attributes: Mapping[str, Any], path: str) -> float | None:
     value: object = attributes
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None  # type: ignore[arg-type] -- good says it is a number
+    return number(value)
 
 
 def _seconds(text: str | None) -> float:
