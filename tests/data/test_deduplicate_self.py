@@ -176,3 +176,18 @@ def test_neither_against_nor_self(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_parquet(tmp_path / "pool.parquet", planted()[:2])
     assert main(["data", "deduplicate", str(tmp_path / "pool.parquet"), "--out", str(tmp_path / "o.parquet")]) == 2
     assert "give --against, or --self" in capsys.readouterr().err
+
+
+def test_shards_are_a_pool(tmp_path: Path) -> None:
+    crystals = planted()
+    write_parquet(tmp_path / "pool.parquet", crystals)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_parquet(shards / "shard-00000.parquet", crystals[:20])
+    write_parquet(shards / "shard-00001.parquet", crystals[20:])
+    benchmark = References("benchmark", (BASES["NaCl"],))
+    for source, out in (("pool.parquet", "one.parquet"), ("shards", "many.parquet")):
+        deduplicate(tmp_path / source, [benchmark], tmp_path / out, itself=True)
+    assert pq.read_table(tmp_path / "one.parquet").drop_columns(["split"]).equals(
+        pq.read_table(tmp_path / "many.parquet").drop_columns(["split"])
+    )

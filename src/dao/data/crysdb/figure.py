@@ -89,7 +89,8 @@ def _sources(axes: Axes, stats: Stats) -> None:
         left = [start + width for start, width in zip(left, widths, strict=True)]
     most = max(left)
     for row, (_, crystals, known, stable) in enumerate(bars):
-        share = f", {100 * stable / known:.0f} % stable" if known else ""
+        of = "" if known == crystals else f" of {known:,}"
+        share = f", {100 * stable / known:.0f} %{of} stable" if known else ""
         axes.text(crystals + 0.01 * most, row, f"{crystals:,}{share}", va="center", fontsize=10)
     axes.set_yticks(at, names)
     axes.set_ylim(len(bars) - 0.4 + max(0, 2 - len(bars)), -0.6 - max(0, 2 - len(bars)))
