@@ -188,6 +188,8 @@ def test_shards_are_a_pool(tmp_path: Path) -> None:
     benchmark = References("benchmark", (BASES["NaCl"],))
     for source, out in (("pool.parquet", "one.parquet"), ("shards", "many.parquet")):
         deduplicate(tmp_path / source, [benchmark], tmp_path / out, itself=True)
-    assert pq.read_table(tmp_path / "one.parquet").drop_columns(["split"]).equals(
-        pq.read_table(tmp_path / "many.parquet").drop_columns(["split"])
+    assert (
+        pq.read_table(tmp_path / "one.parquet")
+        .drop_columns(["split"])
+        .equals(pq.read_table(tmp_path / "many.parquet").drop_columns(["split"]))
     )
