@@ -13,12 +13,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 class CountProgress:
     """A bar that counts finished pieces."""
 
-    def __init__(self, total: int, done: int, *, enabled: bool, what: str = "sampling", of: str = "structures") -> None:
-        """A bar over ``total`` pieces ``of`` something, of which ``done`` exist already."""
+    def __init__(
+        self, total: int | None, done: int, *, enabled: bool, what: str = "sampling", of: str = "structures"
+    ) -> None:
+        """A bar over ``total`` pieces (None: unknown) ``of`` something, of which ``done`` exist already."""
         self._bar = Progress(
             TextColumn(what),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} " + of),
+            TextColumn("{task.completed}" + ("" if total is None else "/{task.total}") + f" {of}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

@@ -71,7 +71,10 @@ def pool_file(folder: Path, crystals: list[Crystal] | None = None, **columns: li
 
 
 def drops(**counts: int) -> dict[str, int]:
-    return dict.fromkeys(("num_atoms", "e_above_hull", "no_energy", "id", "structure", "timed_out"), 0) | counts
+    return (
+        dict.fromkeys(("num_atoms", "e_above_hull", "no_energy", "id", "structure", "timed_out", "repeated"), 0)
+        | counts
+    )
 
 
 def test_every_planted_duplicate_goes_and_every_polymorph_stays(tmp_path: Path) -> None:

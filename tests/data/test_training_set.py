@@ -9,6 +9,7 @@ import pytest
 from toys import DISORDERED, toy, toy_crystals, toy_splits, write_parquet
 
 from dao.crystal import Crystal
+from dao.data.sources import read_crystals
 from dao.data.store import pack_crystals, read_packed
 from dao.data.training_set import load_packed
 from dao.errors import InputError
@@ -135,3 +136,15 @@ def test_a_changed_source_is_read_again(tmp_path: Path) -> None:
     assert len(load_packed(path)) == 4
     as_extxyz(tmp_path, CRYSTALS[:2])
     assert len(load_packed(path)) == 2
+
+
+def test_shards_are_one_set(tmp_path: Path) -> None:
+    crystals = toy_crystals()
+    for number, rows in enumerate((slice(0, 20), slice(20, 50))):
+        write_parquet(tmp_path / f"shard-0000{number}.parquet", crystals[rows])
+    (tmp_path / "crysdb.json").write_text("{}")
+    assert load_packed(tmp_path).ids == tuple(one.name for one in crystals)
+    small = load_packed(tmp_path, split="train", max_atoms=3)
+    assert set(small.ids) < {one.name for one in crystals if one.num_atoms <= 3}
+    assert load_packed(tmp_path / "shard-00001.parquet").ids == tuple(one.name for one in crystals[20:])
+    assert [one.name for one in read_crystals(tmp_path)] == [one.name for one in crystals]

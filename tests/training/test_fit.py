@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -198,6 +199,16 @@ def test_cspnet_trains_by_the_same_recipe(toy_file: Path, tmp_path: Path) -> Non
     train(Recipe.model_validate(tree), out=tmp_path / "cspnet", data=toy_file, device="cpu", progress=False)
     losses = [float(row["loss"]) for row in rows(tmp_path / "cspnet" / "log.csv")]
     assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_shards_train_as_one_file_does(fit: Fit, toy_file: Path, tmp_path: Path) -> None:
+    table = pq.read_table(toy_file)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, some in enumerate((table.slice(0, 21), table.slice(21))):
+        pq.write_table(some, shards / f"shard-0000{number}.parquet")
+    one, many = fit("one", crystals=32), fit("many", crystals=32, source=shards)
+    assert (many / "last" / "model.safetensors").read_bytes() == (one / "last" / "model.safetensors").read_bytes()
 
 
 def test_finetuning_starts_from_other_weights(fit: Fit, tmp_path: Path) -> None:

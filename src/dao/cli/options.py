@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -75,6 +76,34 @@ def check_out_folder(folder: Path) -> None:
         raise InputError(f"--out {str(folder)!r}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"--out {str(folder)!r}: no permission to write in {nearest}")
+
+
+def check_out_parquet(out: Path) -> None:
+    """Refuse an output file that is none or could not be written, without writing anything.
+
+    Raises:
+        InputError: a folder, not called something.parquet, or in no folder that could be written to.
+
+    """
+    check_out_folder(out.parent)
+    try:
+        is_folder = out.is_dir()
+    except OSError as error:
+        raise InputError(f"--out {str(out)!r}: {error.strerror}") from None
+    if is_folder or out.suffix.lower() != ".parquet":
+        raise InputError(f"--out {str(out)!r}: must be a file called something.parquet")
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse what is no finite number: nan is in no range, and typer lets it pass.
+
+    Raises:
+        typer.BadParameter: nan or infinite.
+
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
 
 
 def source_and_splits(text: str, option: str) -> tuple[Path, tuple[str, ...]]:

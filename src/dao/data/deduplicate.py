@@ -5,20 +5,19 @@ formula. Here a match is what the benchmarks count as one, ``StructureMatcher.ge
 narrower ``fit``, which bounds the farthest atom instead of the RMS distance, so all that it drops is dropped here too.
 
 The source is read three times, some thousand rows at a time (to judge its rows, to compare, to copy), so memory does
-not grow with it. Comparisons are kept on disk as they come: a killed run goes on, and other filters find them done.
+not grow with it; :mod:`dao.data.deduplicate_self`, which compares it with itself, holds it packed. Comparisons are kept
+on disk as they come: a killed run goes on, and other filters find them done.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import IntEnum
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,9 +30,11 @@ import pyarrow.parquet as pq
 
 from dao.constants import MATCHER_ANGLE_TOL, MATCHER_LTOL
 from dao.crystal import Crystal
-from dao.data.sources import read_crystals, read_parquet
+from dao.data.deduplicate_rows import ENERGY, Fate, Filters, References, Report, read_references
+from dao.data.deduplicate_self import repeated_rows
+from dao.data.sources import read_parquet
 from dao.data.sources.failures import reading
-from dao.data.uniform import COLUMNS, as_parquet, is_parquet
+from dao.data.uniform import COLUMNS, as_parquet
 from dao.errors import InputError
 from dao.jsonl import JsonLines
 from dao.progress import CountProgress
@@ -44,10 +45,7 @@ if TYPE_CHECKING:
 STOL = 0.1
 """Algorithm 2's tolerance, in units of (V/N)^(1/3); ltol and angle_tol are the benchmark's."""
 
-ENERGY = "e_above_hull"
-"""Column in eV/atom."""
-
-_SPLIT = "split"
+EVERYTHING = Filters()
 
 _AT_ONCE = 16384
 """Crystals compared, and rows copied, at a time: some 20 MB."""
@@ -55,111 +53,10 @@ _AT_ONCE = 16384
 _FLUSH = 5.0
 """Seconds of comparisons that a kill may cost."""
 
+__all__ = ["STOL", "Fate", "Filters", "References", "Report", "deduplicate", "read_references"]
+
 Found = list[tuple[int, float | None]]
 """Of one crystal: each reference that it matches with the RMS distance, or that it timed out on with None."""
-
-
-class Fate(IntEnum):
-    """What becomes of a row; the first that applies."""
-
-    KEPT = 0
-    NUM_ATOMS = 1
-    E_ABOVE_HULL = 2
-    NO_ENERGY = 3
-    ID = 4
-    STRUCTURE = 5
-    TIMED_OUT = 6
-
-
-@dataclass(frozen=True)
-class References:
-    """A benchmark whose crystals may not be trained on."""
-
-    name: str
-    crystals: tuple[Crystal, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filters:
-    """Which crystals are wanted at all.
-
-    Attributes:
-        min_atoms: of the cell.
-        max_atoms: of the cell; None for no limit.
-        max_e_above_hull: eV/atom, inclusive; None for no limit.
-        keep_unknown: keep crystals without an energy above hull where there is a limit on it.
-
-    """
-
-    min_atoms: int = 1
-    max_atoms: int | None = None
-    max_e_above_hull: float | None = None
-    keep_unknown: bool = False
-
-    def fate(self, crystal: Crystal) -> Fate:
-        """KEPT, or why not.
-
-        Raises:
-            InputError: an energy that is no number.
-
-        """
-        if crystal.num_atoms < self.min_atoms or (self.max_atoms is not None and crystal.num_atoms > self.max_atoms):
-            return Fate.NUM_ATOMS
-        if self.max_e_above_hull is None:
-            return Fate.KEPT
-        energy = _energy(crystal)
-        if math.isnan(energy):
-            return Fate.KEPT if self.keep_unknown else Fate.NO_ENERGY
-        return Fate.KEPT if energy <= self.max_e_above_hull else Fate.E_ABOVE_HULL
-
-
-def _energy(crystal: Crystal) -> float:
-    value = crystal.info.get(ENERGY)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise InputError(f"{crystal.name}: {ENERGY} is no number but {value!r}")
-    return math.nan if value is None else float(value)
-
-
-@dataclass(frozen=True)
-class Report:
-    """How many rows went where: every row in one of the drops, or out.
-
-    Attributes:
-        settings: what it was done with.
-        rows_in: of the source.
-        dropped: rows by fate.
-        rows_out: written.
-        references: of each set its name, its crystals, and the rows of ``dropped`` by id, structure and time that it
-            alone would have had dropped; a row may count in several sets.
-
-    """
-
-    settings: dict[str, Any]
-    rows_in: int
-    dropped: dict[str, int]
-    rows_out: int
-    references: list[dict[str, str | int]]
-
-
-def read_references(path: Path, splits: Sequence[str] = ()) -> References:
-    """All crystals of a file or folder, or those of some splits of it.
-
-    Raises:
-        InputError: unreadable, no such split, or no crystals.
-
-    """
-    name = path.stem + (f":{','.join(splits)}" if splits else "")
-    if is_parquet(path):
-        crystals = [one for split in splits or (None,) for one in read_parquet(path, split)]
-    else:
-        crystals = list(read_crystals(path))
-        for split in splits:
-            if not any(one.info.get(_SPLIT) == split for one in crystals):
-                raise InputError(f"{path}: no crystal has {_SPLIT} {split!r}")
-        crystals = [one for one in crystals if not splits or one.info[_SPLIT] in splits]
-    if not crystals:
-        raise InputError(f"{path}: holds no crystals")
-    return References(name, tuple(crystals))
 
 
 def deduplicate(
@@ -168,13 +65,14 @@ def deduplicate(
     out: Path,
     *,
     stol: float = STOL,
-    filters: Filters = Filters(),
+    filters: Filters = EVERYTHING,
+    itself: bool = False,
     work: Path | None = None,
     workers: int = 1,
     seconds: float = 10.0,
     progress: bool = False,
 ) -> Report:
-    """Write the crystals of ``source`` that pass the filters and are in no reference set.
+    """Write the crystals of ``source`` that pass the filters and are in no reference set, and of equals one.
 
     ``out`` receives the uniform columns and all labels of the source, in its order; beside it, the report as JSON.
     Both appear when all is done. The same command goes on where it was stopped.
@@ -185,6 +83,7 @@ def deduplicate(
         out: the Parquet file to write.
         stol: of StructureMatcher, in units of (V/N)^(1/3).
         filters: applied first; what they drop is not compared.
+        itself: of the crystals that are left, drop each whose id or structure is that of one before it.
         work: folder for the comparisons, which stays, so that runs with other filters can use them; by default one
             beside ``out`` that is removed in the end.
         workers: processes that compare.
@@ -216,7 +115,17 @@ def deduplicate(
             if done[row]:
                 matched = any(rms is not None for _, rms in done[row])
                 rows.fates[row] = Fate.STRUCTURE if matched else Fate.TIMED_OUT
-        settings = {"source": str(source), "stol": stol, "ltol": MATCHER_LTOL, "angle_tol": MATCHER_ANGLE_TOL}
+        if itself:
+            left = np.flatnonzero(rows.fates == Fate.KEPT).tolist()
+            comparing = partial(repeated_rows, tolerances=tolerances, workers=workers, seconds=seconds)
+            rows.fates[comparing(path, left, folder, made_by, progress=progress)] = Fate.REPEATED
+        settings = {
+            "source": str(source),
+            "itself": itself,
+            "stol": stol,
+            "ltol": MATCHER_LTOL,
+            "angle_tol": MATCHER_ANGLE_TOL,
+        }
         report = Report(
             settings={**settings, "seconds": seconds, **asdict(filters)},
             rows_in=len(rows.fates),

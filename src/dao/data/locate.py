@@ -5,12 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dao.data.shards import shard_files
 from dao.errors import InputError
 
 
 def data_folder() -> Path:
     """``$DAO_DATA``, or ../shared/data beside the working folder."""
     return Path(os.environ.get("DAO_DATA", "../shared/data"))
+
+
+def validation_file(name: str, given: Path | None) -> Path:
+    """The file called ``name`` beside (or in) what was given for training; of shards, in the data folder.
+
+    Raises:
+        InputError: there is no such file.
+
+    """
+    if given is None:
+        return training_file(name, None)
+    folder = given if given.is_dir() else given.parent
+    return training_file(name, None if shard_files(folder) and not (folder / name).is_file() else folder)
 
 
 def training_file(name: str, given: Path | None) -> Path:

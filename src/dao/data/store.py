@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dao.constants import MAX_ATOMIC_NUMBER
 from dao.crystal import LARGEST_VALUE, LAST_ELEMENT, Crystal, CrystalBatch
+from dao.data.shards import shard_files
 from dao.errors import InputError
 
 SPLIT = "split"
@@ -159,14 +160,14 @@ def in_split(split: str | None) -> str:
 
 
 def column_names(path: Path) -> list[str]:
-    """Columns of a Parquet file.
+    """Columns of a Parquet file, or of the first shard of a folder.
 
     Raises:
         InputError: missing, or not Parquet.
 
     """
     try:
-        return list(pq.read_schema(path).names)
+        return list(pq.read_schema(next(iter(shard_files(path)), path)).names)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
@@ -181,13 +182,13 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def read_packed(
     path: Path, *, split: str | None = None, columns: Sequence[str] = (), max_atoms: int | None = None
 ) -> PackedCrystals:
-    """Read a Parquet file of the uniform layout straight into tensors.
+    """Read a Parquet file of the uniform layout, or a folder of shards, straight into tensors.
 
     Columns: ``material_id`` str, ``atomic_numbers`` list (N), ``frac_coords`` list (3N, row-major), ``lattice`` list
     (9: three row vectors, A), ``num_atoms``.
 
     Args:
-        path: the file.
+        path: the file or folder.
         split: keep rows whose column ``split`` has this value.
         columns: labels to keep.
         max_atoms: drop larger crystals.
@@ -203,7 +204,7 @@ def read_packed(
     if missing:
         raise InputError(f"{path} lacks column {missing[0]!r}")
     try:
-        table = pq.read_table(path, columns=wanted)
+        table = pq.read_table(shard_files(path) or path, columns=wanted)
         if split is not None:
             table = table.filter(pc.equal(table[SPLIT], split))
         if max_atoms is not None:

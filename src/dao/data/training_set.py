@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dao.crystal import DEFAULT_LIMITS, Crystal, Limits
+from dao.data.shards import shard_files
 from dao.data.store import SPLIT, PackedCrystals, column_names, in_split, pack_crystals, read_packed
 from dao.data.uniform import is_parquet
 from dao.errors import InputError
@@ -38,7 +39,7 @@ def load_packed(
     approaches are not computed for Parquet, whose writer is this project.
 
     Args:
-        path: a Parquet, CSV, extxyz, CIF or POSCAR file, or a folder of CIF and POSCAR files.
+        path: a Parquet, CSV, extxyz, CIF or POSCAR file, or a folder of shards or of CIF and POSCAR files.
         split: keep crystals whose column (CSV) or key (extxyz) ``split`` has this value.
         max_atoms: drop larger crystals.
         split_optional: where the source has no ``split`` at all, keep every crystal instead of refusing it.
@@ -51,7 +52,7 @@ def load_packed(
             label that no crystal has, or that is no number.
 
     """
-    if is_parquet(path):
+    if is_parquet(path) or shard_files(path):
         has_split = SPLIT in column_names(path)
         keep = split if has_split or not split_optional else None
         columns = ((SPLIT,) if has_split else ()) + labels

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 
 from dao.crystal import Crystal
 from dao.data.locate import data_folder
+from dao.data.shards import shard_files
 from dao.data.sources import read_crystals
+from dao.data.sources.failures import reading
 from dao.errors import InputError
 
 COLUMNS = ("material_id", "atomic_numbers", "frac_coords", "lattice", "num_atoms")
@@ -50,6 +52,8 @@ def is_parquet(path: Path) -> bool:
 def as_parquet(source: Path) -> Iterator[Path]:
     """The source itself if it is Parquet, or a temporary file with the same crystals, which are then held in memory.
 
+    Of shards the file has every column.
+
     Raises:
         InputError: unreadable.
 
@@ -57,7 +61,12 @@ def as_parquet(source: Path) -> Iterator[Path]:
     if is_parquet(source):
         yield source
         return
-    table = _table(list(read_crystals(source)))
+    shards = shard_files(source)
+    if shards:
+        with reading(str(source)):
+            table = pq.read_table(shards)
+    else:
+        table = _table(list(read_crystals(source)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{source.stem}.parquet"
         pq.write_table(table, path)

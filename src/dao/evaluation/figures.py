@@ -1,54 +1,30 @@
-"""Figures of an evaluation, as PNG and SVG: match rate by size, RMS distances, match rate within k, polymorphs.
-
-matplotlib is imported when a figure is drawn, through its object interface: no window, no global state. Colours are
-those of Okabe and Ito, told apart by colour-blind readers too.
-"""
+"""Figures of an evaluation, as PNG and SVG: match rate by size, RMS distances, match rate within k, polymorphs."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dao.constants import MATCHER_STOL
-from dao.errors import InputError
 from dao.evaluation.metrics import by_size, rows
 from dao.evaluation.polymorphs import PAPER_ALL_HIT, Coverage, Polymorph, coverage
 from dao.evaluation.published import Published
 from dao.evaluation.scores import EVERY, Interval, Scores
+from dao.figure_file import BLACK, BLUE, GREY, ORANGE, figure_file, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BLUE, ORANGE, GREEN, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#000000", "#6E6E6E"
 
 SMALLEST_RMS = 1e-3
 """RMS distances below are drawn in the leftmost bar: on the log axis they have no end."""
 
 MOST_CURVES, MOST_SINGLE = 6, 3
 """Published methods drawn beside the k curve: with figures at several k, and at k = 1 only. The table has all."""
-
-# Any: matplotlib's own type lists every key there is
-_STYLE: Any = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    # the same figure gives the same file
-    "svg.hashsalt": "dao",
-}
 
 
 def write_figures(
@@ -75,7 +51,7 @@ def write_figures(
         InputError: matplotlib is not installed.
 
     """
-    _require_matplotlib()
+    require_matplotlib()
     figures: dict[str, str] = {}
     if scores.ids:
         figures["Match rate against the number of atoms, with 95 % bootstrap intervals"] = size_figure(
@@ -100,7 +76,7 @@ def size_figure(scores: Scores, folder: Path) -> Path:
         InputError: matplotlib is not installed.
 
     """
-    with _figure(folder / "match_rate_by_atoms", width=7.5) as figure:
+    with figure_file(folder / "match_rate_by_atoms", width=7.5) as figure:
         axes = figure.subplots()
         ks = sorted({1, scores.samples})
         width = 0.8 / len(ks)
@@ -126,7 +102,7 @@ def rms_figure(scores: Scores, folder: Path) -> Path:
         InputError: matplotlib is not installed.
 
     """
-    with _figure(folder / "rms_distances", width=7.0) as figure:
+    with figure_file(folder / "rms_distances", width=7.0) as figure:
         axes = figure.subplots()
         edges = np.geomspace(SMALLEST_RMS, MATCHER_STOL, 28)
         # the largest k lies behind: it is the taller one
@@ -166,7 +142,7 @@ def curve_figure(scores: Scores, folder: Path, published: Sequence[Published] = 
     ks = np.arange(1, scores.samples + 1)
     lines = rows(scores, ks.tolist(), [EVERY])
     chosen = _chosen(published, scores.samples)
-    with _figure(folder / "match_rate_within_k", width=8.5 if chosen else 6.5) as figure:
+    with figure_file(folder / "match_rate_within_k", width=8.5 if chosen else 6.5) as figure:
         axes = figure.subplots()
         for label, intervals, colour in (
             ("unfiltered", [line.unfiltered for line in lines], BLUE),
@@ -198,7 +174,7 @@ def polymorph_figure(listed: Sequence[Coverage], distinct: Sequence[Coverage], f
     counts = [(name, lines, colour) for name, lines, colour in _counts(listed, distinct) if lines]
     labels = list(dict.fromkeys(line.label for line in sorted([*listed, *distinct], key=_order)))
     width = 0.8 / max(1, len(counts))
-    with _figure(folder / "polymorph_coverage", width=9.0) as figure:
+    with figure_file(folder / "polymorph_coverage", width=9.0) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for place, (name, lines, colour) in enumerate(counts):
             at = np.array([labels.index(line.label) for line in lines]) + (place - (len(counts) - 1) / 2) * width
@@ -238,28 +214,6 @@ def _order(line: Coverage) -> int:
 
 def _group_counts(label: str, counts: Sequence[tuple[str, Sequence[Coverage], str]]) -> str:
     return " / ".join(str(sum(line.groups for line in lines if line.label == label)) for _, lines, _ in counts)
-
-
-def _require_matplotlib() -> None:
-    if find_spec("matplotlib") is None:
-        raise InputError("figures need matplotlib: pip install matplotlib")
-
-
-@contextmanager
-def _figure(path: Path, width: float) -> Iterator[Figure]:
-    """A blank figure, 4.2 inches high; on leaving, written to ``path``.png and .svg, each whole or not at all."""
-    _require_matplotlib()
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, 4.2), layout="constrained")
-        yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
-            part = path.with_name(f".{path.name}.{suffix}.part")
-            figure.savefig(part, format=suffix, dpi=160, metadata=metadata)
-            part.replace(path.with_name(f"{path.name}.{suffix}"))
 
 
 def _numbers(one: Interval) -> tuple[float, float, float]:

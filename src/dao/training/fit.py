@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dao.data.loader import BucketLoader
-from dao.data.locate import training_file
+from dao.data.locate import training_file, validation_file
 from dao.data.store import SPLIT, PackedCrystals
 from dao.data.training_set import load_packed
 from dao.device import choose_device
@@ -131,9 +131,7 @@ def train(
     )
     validation_path = path
     if recipe.data.validation_file is not None:
-        validation_path = training_file(
-            recipe.data.validation_file, data if data is None or data.is_dir() else data.parent
-        )
+        validation_path = validation_file(recipe.data.validation_file, data)
     task = task_of(recipe, validation_path)
     task.check()
     if recipe.threads is not None:

@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dao.data.locate import training_file
+from dao.data.locate import training_file, validation_file
 from dao.data.store import PackedCrystals
 from dao.data.symmetrized import symmetrized_set
 from dao.data.symmetry_batch import SymmetryBatch, SymmetryLabel, symmetry_batch, symmetry_sequence
@@ -130,7 +130,7 @@ def _read(recipe: SymmetryRecipe, data: Path | None, tell: Callable[[str], None]
         return _Sets(path, training, None)
     other = path
     if wanted.validation_file is not None:
-        other = training_file(wanted.validation_file, data if data is None or data.is_dir() else data.parent)
+        other = validation_file(wanted.validation_file, data)
     try:
         held_out = load_packed(other, split=wanted.validation_split, max_atoms=wanted.max_atoms)
     except InputError as error:

@@ -7,9 +7,11 @@ rest: callers apply :meth:`dao.crystal.Crystal.validate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from dao.crystal import Crystal
+from dao.data.shards import shard_files
 from dao.data.sources.ase_db import read_ase_db
 from dao.data.sources.csv import read_csv
 from dao.data.sources.extxyz import read_extxyz
@@ -47,7 +49,7 @@ _READERS: dict[str, Callable[..., Iterator[Crystal]]] = {
 
 
 def read_crystals(path: Path | str, *, on_error: OnError | None = None) -> Iterator[Crystal]:
-    """Crystals of a file or of a folder of CIF and POSCAR files.
+    """Crystals of a file, of a folder of CIF and POSCAR files, or of a folder of shards.
 
     Files may be Parquet, CSV, extended XYZ, CIF, POSCAR, JSON or JSON lines (also gzipped), a ZIP of CIFs, or an ASE
     database.
@@ -62,6 +64,9 @@ def read_crystals(path: Path | str, *, on_error: OnError | None = None) -> Itera
     """
     file = Path(path)
     if file.is_dir():
+        shards = shard_files(file)
+        if shards:
+            return chain.from_iterable(read_parquet(shard, on_error=on_error) for shard in shards)
         return read_folder(file, on_error=on_error)
     if is_structure_file(file):
         return iter(read_structure_file(file))

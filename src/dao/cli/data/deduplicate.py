@@ -1,21 +1,19 @@
-"""``dao data``: training data from what is there."""
+"""``dao data deduplicate``: training data without the crystals of benchmarks."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dao.cli.options import FormatOption, Quiet, check_out_folder, source_and_splits
+from dao.cli.options import FormatOption, Quiet, check_out_parquet, finite, source_and_splits
 from dao.errors import InputError
-
-app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
 
 EXAMPLES = """\b
 Examples:
   dao data deduplicate mp_pool --against mp20:val,test --against mpts52:val,test --out pool.parquet
+  dao data deduplicate crysdb --self --out crysdb-unique.parquet
   dao data deduplicate mine.extxyz --against mp20:test --stol 0.5 --max-atoms 30 --out mine.parquet
 
 \b
@@ -23,37 +21,31 @@ The report lies beside the output (pool.json). The same command goes on where it
 give them one --work, and the comparisons are made once."""
 
 
-def _number(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number")  # nan is in no range, and typer lets it pass
-    return value
-
-
-@app.callback()
-def _group() -> None:
-    """Keep ``deduplicate`` a verb of its own while it is the only one."""
-
-
-@app.command(epilog=EXAMPLES)
 def deduplicate(
     pool: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="Crystals: a Parquet file of $DAO_DATA by name, or any source.")
-    ],
-    against: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME|PATH[:SPLIT,SPLIT]", help="Crystals to keep out, all or those of some splits; may repeat."
+        str,
+        typer.Argument(
+            metavar="NAME|PATH", help="Crystals: a Parquet file of $DAO_DATA by name, shards, or any source."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Where to write the crystals that are left.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|PATH[:SPLIT,SPLIT]", help="Crystals to keep out, all or those of some splits; may repeat."
+        ),
+    ] = None,
+    itself: Annotated[
+        bool, typer.Option("--self", help="Of crystals in the pool that match each other, keep the first.")
+    ] = False,
     stol: Annotated[
         float,
-        typer.Option(min=0.001, max=1, callback=_number, help="Site tolerance of a match; 0.5 is the benchmark's own."),
+        typer.Option(min=0.001, max=1, callback=finite, help="Site tolerance of a match; 0.5 is the benchmark's own."),
     ] = 0.1,
     min_atoms: Annotated[int, typer.Option(min=1, help="Leave smaller cells out.")] = 1,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     max_e_above_hull: Annotated[
-        float | None, typer.Option(callback=_number, help="Leave crystals higher above the hull out (eV/atom).")
+        float | None, typer.Option(callback=finite, help="Leave crystals higher above the hull out (eV/atom).")
     ] = None,
     keep_unknown: Annotated[
         bool, typer.Option("--keep-unknown", help="Keep crystals without an energy above hull all the same.")
@@ -70,19 +62,21 @@ def deduplicate(
     output: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
-    """Drop crystals that a benchmark holds, by id and by structure (Algorithm 2 of the paper)."""
+    """Drop crystals that a benchmark holds, or that repeat, by id and by structure (Algorithm 2 of the paper)."""
+    if not against and not itself:
+        raise InputError("give --against, or --self, or both")
     if max_atoms is not None and max_atoms < min_atoms:
         raise InputError(f"--max-atoms {max_atoms} is less than --min-atoms {min_atoms}")
     if keep_unknown and max_e_above_hull is None:
         raise InputError("--keep-unknown says something only with --max-e-above-hull")
-    _check_out_file(out)
+    check_out_parquet(out)
 
     from dao.cli.output import print_json, print_table
     from dao.data import deduplicate as task
     from dao.data.uniform import find_source
 
     source = find_source(pool)
-    sets = [source_and_splits(text, "--against") for text in against]
+    sets = [source_and_splits(text, "--against") for text in against or []]
     for path, _ in [(source, ()), *sets]:
         if path.resolve() in {out.resolve(), out.with_suffix(".json").resolve()}:
             raise InputError(f"--out {str(out)!r}: would overwrite {path}")
@@ -94,6 +88,7 @@ def deduplicate(
         filters=task.Filters(
             min_atoms=min_atoms, max_atoms=max_atoms, max_e_above_hull=max_e_above_hull, keep_unknown=keep_unknown
         ),
+        itself=itself,
         work=work,
         workers=workers,
         seconds=time_limit,
@@ -114,15 +109,6 @@ WORDS = {
     "id": "dropped by id",
     "structure": "dropped by structure",
     "timed_out": "dropped for lack of time",
+    "repeated": "repeated in the pool",
 }
 """What the table calls the drops of a report."""
-
-
-def _check_out_file(out: Path) -> None:
-    check_out_folder(out.parent)
-    try:
-        is_folder = out.is_dir()
-    except OSError as error:
-        raise InputError(f"--out {str(out)!r}: {error.strerror}") from None
-    if is_folder or out.suffix.lower() != ".parquet":
-        raise InputError(f"--out {str(out)!r}: must be a file called something.parquet")
