@@ -198,6 +198,14 @@ def test_cells(formula: str, cells: str, max_atoms: int | None, expected: tuple[
     assert parse_cells(cells, parse_formula(formula), max_atoms) == expected
 
 
+def test_auto_cells_go_as_far_as_the_weights_were_trained() -> None:
+    phosphate = parse_formula("LiFePO4")
+    assert parse_cells("auto", phosphate, trained=52) == (1, 2, 3, 4)
+    assert parse_cells("auto", phosphate, trained=20) == (1, 2)
+    assert parse_cells("auto", phosphate, 14, trained=52) == (1, 2)
+    assert parse_cells("5", phosphate, trained=20) == (5,)
+
+
 @given(counts)
 def test_auto_cells_always_offer_one_formula_unit(amounts: dict[int, int]) -> None:
     composition = Composition.from_counts(amounts)

@@ -10,13 +10,14 @@ from dao import predict
 from dao.models import Generator
 from dao.training.validation import match_first, validation_crystals
 from dao.weight_files import WEIGHTS
-from dao.weights import DEFAULT, read_card, shipped
+from dao.weights import DEFAULT, largest_trained_cell, read_card, shipped
 
 
-def test_the_default_ships_with_a_card_and_is_small() -> None:
-    folder = shipped()[DEFAULT]
-    assert (folder / WEIGHTS).stat().st_size < 20e6
-    assert "## Limits" in read_card(folder)
+def test_weights_ship_with_a_card_and_are_small() -> None:
+    assert DEFAULT in shipped()
+    for folder in shipped().values():
+        assert (folder / WEIGHTS).stat().st_size < 20e6
+        assert "## Limits" in read_card(folder)
 
 
 def test_shipped_weights_load_and_know_their_training() -> None:
@@ -24,6 +25,11 @@ def test_shipped_weights_load_and_know_their_training() -> None:
         model = Generator.load(name)
         assert model.parameters_count == model.config.parameters
         assert model.config.training["crystals_seen"] > 0
+
+
+def test_shipped_weights_say_which_cells_they_know() -> None:
+    assert {name: largest_trained_cell(name) for name in shipped()} == {"small": 20, "small-52": 52}
+    assert largest_trained_cell("someone/on-the-hub") is None
 
 
 def test_rocksalt_is_found_in_a_few_samples() -> None:

@@ -50,7 +50,11 @@ def predict(
         str, typer.Option(metavar="auto|Z[,Z]", help="Formula units a cell; auto tries 1, 2, 3 and 4 where they fit.")
     ] = "auto",
     max_atoms: Annotated[
-        int | None, typer.Option(min=1, help="Atoms in the largest cell; 20 for auto cells if not given.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Atoms in the largest cell; auto cells otherwise stop at the largest trained on.",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Sampler steps; the weights' own number if not given.")
@@ -72,13 +76,13 @@ def predict(
 ) -> int:
     """Predict the crystal structures of one or more compositions."""
     from dao.prediction.composition import parse_cells
-    from dao.weights import DEFAULT, resolve
+    from dao.weights import DEFAULT, largest_trained_cell, resolve
 
-    targets = {
-        composition: parse_cells(cells, composition, max_atoms) for composition in _compositions(formulas or [], file)
-    }
-    check_device(device)
+    compositions = _compositions(formulas or [], file)
     source = resolve(DEFAULT if weights is None else weights)
+    trained = largest_trained_cell(source)
+    targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
+    check_device(device)
     check_out_folder(out)
 
     from dao.prediction.pipeline import predict_to_folder

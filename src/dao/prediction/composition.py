@@ -26,7 +26,7 @@ AUTO_CELLS = (1, 2, 3, 4)
 """Formula units a cell that ``--cells auto`` tries."""
 
 AUTO_MAX_ATOMS = 20
-"""Atoms in the largest cell that ``--cells auto`` tries by itself: the training set's largest (MP-20)."""
+"""Atoms in the largest cell that ``--cells auto`` tries by itself where weights do not say what they know."""
 
 _MAX_CHARACTERS = 200
 _SHOWN_CHARACTERS = 60
@@ -118,11 +118,14 @@ def parse_formula(text: str, max_atoms: int = MAX_ATOMS) -> Composition:
     return Composition.from_counts({ATOMIC_NUMBERS[symbol]: count for symbol, count in counts.items()})
 
 
-def parse_cells(text: str, composition: Composition, max_atoms: int | None = None) -> tuple[int, ...]:
+def parse_cells(
+    text: str, composition: Composition, max_atoms: int | None = None, *, trained: int | None = None
+) -> tuple[int, ...]:
     """Formula units a cell to try: ``"auto"`` or whole numbers such as ``"1,2,4"``, each once, in the order typed.
 
-    ``max_atoms`` bounds every cell. Without it, ``auto`` stays within ``AUTO_MAX_ATOMS`` atoms (one formula unit is
-    tried in any case) and an explicit choice within ``MAX_ATOMS``.
+    ``max_atoms`` bounds every cell. Without it, ``auto`` stays within the largest cell that the weights were
+    ``trained`` on, or ``AUTO_MAX_ATOMS`` atoms (one formula unit is tried in any case), and an explicit choice within
+    ``MAX_ATOMS``.
 
     Raises:
         InputError: not a list of whole numbers, or a cell above the bound.
@@ -133,7 +136,7 @@ def parse_cells(text: str, composition: Composition, max_atoms: int | None = Non
     if text.strip().lower() == "auto":
         if size > bound:
             raise InputError(f"one formula unit of {composition} has {size} atoms, more than the limit of {bound}")
-        limit = max(AUTO_MAX_ATOMS, size) if max_atoms is None else bound
+        limit = max(trained or AUTO_MAX_ATOMS, size) if max_atoms is None else bound
         return tuple(units for units in AUTO_CELLS if units * size <= limit)
     cells: dict[int, None] = {}
     for part in text.split(","):

@@ -23,6 +23,7 @@ from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
 from dao.sample_file import SampleFile
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
+from dao.weights import DEFAULT, largest_trained_cell
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def predict(
     if samples < 1:
         raise InputError(f"samples must be at least 1, got {samples}")
     composition = parse_formula(formula)
-    units = parse_cells(cells, composition, max_atoms)
+    trained = largest_trained_cell(DEFAULT if weights is None else weights)
+    units = parse_cells(cells, composition, max_atoms, trained=trained)
     model = load_generator(weights, device)
     settings = model.config.sampler.updated(steps=steps)
     plan = _plan(model, composition, units, samples)
@@ -176,8 +178,6 @@ def load_generator(weights: Path | str | None, device: str) -> Generator:
         InputError: no such device or weights.
 
     """
-    from dao.weights import DEFAULT
-
     chosen = choose_device(device)
     return Generator.load(DEFAULT if weights is None else weights, device=chosen)
 

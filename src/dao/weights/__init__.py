@@ -71,6 +71,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def largest_trained_cell(weights: Path | str) -> int | None:
+    """Atoms in the largest cell that weights (see :func:`resolve`) were trained on; None where they do not say.
+
+    Raises:
+        InputError: no such weights.
+
+    """
+    folder = weights if isinstance(weights, Path) else resolve(weights)
+    if not isinstance(folder, Path):
+        return None  # on the Hub, and not fetched yet
+    config = read_config(folder)
+    try:
+        return int(config["training"]["recipe"]["data"]["max_atoms"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def read_card(folder: Path) -> str:
     """The model card (Markdown) of a folder of weights; empty where it has none.
 
