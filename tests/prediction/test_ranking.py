@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pymatgen.core import Structure
@@ -55,6 +57,20 @@ def test_two_groups_with_the_right_counts_groups_and_order() -> None:
         # symmetrised: now it has the symmetry at a tight tolerance
         assert read_symmetry(candidate.crystal).symprec == 0.01
         assert isinstance(candidate.structure, Structure)
+
+
+def test_the_volume_is_the_median_of_what_was_sampled_in_the_smallest_cell() -> None:
+    one = ROCKSALT.volume_per_atom
+    samples = [
+        (1, 0, replace(ROCKSALT, lattice=ROCKSALT.lattice * 1.02 ** (1 / 3))),
+        (1, 1, replace(ROCKSALT, lattice=ROCKSALT.lattice * 1.10 ** (1 / 3))),
+        *((2, i, supercell(replace(ROCKSALT, lattice=ROCKSALT.lattice * 1.3), DOUBLE)) for i in range(3)),
+    ]
+    (candidate,) = ranked(samples)
+    assert candidate.count == 5
+    assert candidate.volume_per_atom == pytest.approx(1.06 * one)
+    assert candidate.space_group == "Fm-3m"
+    assert read_symmetry(candidate.crystal).symprec == 0.01
 
 
 def test_supercells_are_the_same_candidate() -> None:

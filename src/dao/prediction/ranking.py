@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
@@ -136,22 +137,35 @@ def _groups(crystals: Sequence[Crystal]) -> list[list[int]]:
     return groups
 
 
+def _scaled(crystal: Crystal, volume_per_atom: float) -> Crystal:
+    """The crystal at another volume, its shape and symmetry kept."""
+    if crystal.volume_per_atom == volume_per_atom:
+        return crystal
+    factor = (volume_per_atom / crystal.volume_per_atom) ** (1 / 3)
+    return replace(crystal, lattice=crystal.lattice * factor)
+
+
 def rank_by_recurrence(
     formula: str, atoms_per_formula: int, samples: Sequence[tuple[int, int, Crystal]], *, total: int, source: str
 ) -> list[Candidate]:
     """Distinct crystals among ``samples`` (formula units, index, crystal), the most recurrent first.
 
-    A group is shown by the member with the group's commonest space group and median volume.
+    A group is shown by the member of median volume among those with the group's commonest space group that were sampled
+    in the smallest cell (fewest atoms to place), scaled to their median volume: volumes of independent samples scatter
+    by several per cent.
     """
     readings = [read_symmetry(crystal) for _, _, crystal in samples]
     groups = _groups([reading.crystal for reading in readings])
 
     def shown(group: list[int]) -> Reading:
         commonest = Counter(readings[i].number for i in group).most_common(1)[0][0]
+        alike = [i for i in group if readings[i].number == commonest]
+        smallest = min(samples[i][0] for i in alike)
         members = sorted(
-            (readings[i] for i in group if readings[i].number == commonest), key=lambda r: r.crystal.volume_per_atom
+            (readings[i] for i in alike if samples[i][0] == smallest), key=lambda r: r.crystal.volume_per_atom
         )
-        return members[len(members) // 2]
+        middle = members[len(members) // 2]
+        return replace(middle, crystal=_scaled(middle.crystal, median(one.crystal.volume_per_atom for one in members)))
 
     def order(item: tuple[list[int], Reading]) -> tuple[int, int, int, int]:
         group, reading = item
