@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +33,35 @@ PredictorWeights = Annotated[
         help="Weights of a predictor: a shipped name, a folder, or a Hugging Face Hub id.",
     ),
 ]
+Predictor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FOLDER|HUB_ID",
+        help="Weights of a predictor, which ranks by energy and guides; the shipped ones, if any.",
+        show_default=False,
+    ),
+]
+GuidanceStrength = Annotated[
+    float,
+    typer.Option(
+        "--guidance",
+        metavar="STRENGTH",
+        help="Draw samples to a low energy of the predictor (0: do not), to a high one if negative.",
+    ),
+]
+GuidanceTarget = Annotated[
+    float | None,
+    typer.Option(
+        "--target",
+        metavar="VALUE",
+        help="With --guidance: draw samples to this value of the predictor's property.",
+        show_default=False,
+    ),
+]
+RankBy = Annotated[
+    Literal["energy", "recurrence"] | None,
+    typer.Option("--rank", help="What ranks candidates; energy where there is a predictor.", show_default=False),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 
 Format = Literal["table", "json"]
@@ -47,6 +77,24 @@ def check_device(device: str) -> None:
     """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
+
+
+def judge_options(predictor: str | None, guidance: float, target: float | None, rank: str | None) -> dict[str, Any]:
+    """The predictor and what it is for, as keywords of the pipeline, its weights found (not yet loaded).
+
+    Raises:
+        InputError: no such weights, numbers that are not finite, or something is asked that needs weights or a strength.
+
+    """
+    from dao.weights import resolve_predictor
+
+    if not math.isfinite(guidance) or not math.isfinite(target or 0.0):
+        raise InputError("--guidance and --target must be finite numbers")
+    if target is not None and guidance <= 0:
+        raise InputError("--target needs --guidance with a positive strength")
+    needed_by = "--guidance" if guidance != 0 else "--rank energy" if rank == "energy" else None
+    source = resolve_predictor(predictor, needed_by=needed_by)
+    return {"predictor": source, "guidance": guidance, "target": target, "rank": rank}
 
 
 def check_files(files: list[Path]) -> None:

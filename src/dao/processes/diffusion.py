@@ -140,6 +140,23 @@ class Diffusion(Process):
         del method
         return 2
 
+    def clean(self, said: Prediction, state: State, t: float, mask: Bool[Tensor, "b n"]) -> State:
+        """Tweedie's formula: the noise taken out of the lattice, the coordinates moved by sigma^2 times their score."""
+        now = round(t * self.timesteps)
+        alpha_bar = self._alpha_bar[now]
+        lattice = (state.lattice - math.sqrt(1.0 - alpha_bar) * said.lattice) / math.sqrt(alpha_bar)
+        move = self._sigma[now] ** 2 * self._score_scale[now] * said.frac_coords
+        return State((state.frac_coords + move) * mask[..., None], lattice)
+
+    def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
+        """-1 / (scale of the score) for coordinates and sqrt(1 - alpha_bar) for the lattice's noise, times J."""
+        now = round(t * self.timesteps)
+        coords, lattice = -1.0 / self._score_scale[now], math.sqrt(1.0 - self._alpha_bar[now])
+        if not of_clean:
+            return coords, lattice
+        # first Fourier coefficient of the wrapped normal; a^2 + b^2 = 1
+        return coords * math.exp(-2.0 * (math.pi * self._sigma[now]) ** 2), lattice * math.sqrt(self._alpha_bar[now])
+
     def step(
         self,
         denoise: Denoiser,
