@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dao.errors import InputError
+
+if TYPE_CHECKING:
+    from dao.prediction.judging import Judging
 
 MAX_SEED = 2**32 - 1
 
@@ -79,22 +83,21 @@ def check_device(device: str) -> None:
         raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
 
 
-def judge_options(predictor: str | None, guidance: float, target: float | None, rank: str | None) -> dict[str, Any]:
-    """The predictor and what it is for, as keywords of the pipeline, its weights found (not yet loaded).
+def judging_options(
+    predictor: str | None, guidance: float, target: float | None, rank: Literal["energy", "recurrence"] | None
+) -> Judging:
+    """The predictor and what it is for, its weights found but not loaded.
 
     Raises:
-        InputError: no such weights, numbers that are not finite, or something is asked that needs weights or a strength.
+        InputError: no such weights, numbers that are not finite, or what is asked needs weights or a strength.
 
     """
-    from dao.weights import resolve_predictor
+    from dao.prediction.judging import Judging
 
     if not math.isfinite(guidance) or not math.isfinite(target or 0.0):
         raise InputError("--guidance and --target must be finite numbers")
-    if target is not None and guidance <= 0:
-        raise InputError("--target needs --guidance with a positive strength")
-    needed_by = "--guidance" if guidance != 0 else "--rank energy" if rank == "energy" else None
-    source = resolve_predictor(predictor, needed_by=needed_by)
-    return {"predictor": source, "guidance": guidance, "target": target, "rank": rank}
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
+    return replace(judging, predictor=judging.source())
 
 
 def check_files(files: list[Path]) -> None:

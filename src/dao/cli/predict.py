@@ -20,7 +20,7 @@ from dao.cli.options import (
     Seed,
     check_device,
     check_out_folder,
-    judge_options,
+    judging_options,
 )
 from dao.errors import InputError
 
@@ -97,7 +97,7 @@ def predict(
     }
     check_device(device)
     source = resolve(DEFAULT if weights is None else weights)
-    judge = judge_options(predictor, guidance, target, rank)
+    judging = judging_options(predictor, guidance, target, rank)
     check_out_folder(out)
 
     from dao.prediction.pipeline import predict_to_folder
@@ -111,7 +111,7 @@ def predict(
         seed=seed,
         device=device,
         batch_size=batch_size,
-        **judge,
+        judging=judging,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
     )

@@ -1,19 +1,22 @@
-"""The predictor's two parts in a prediction: it guides the samples, and it ranks the candidates by energy."""
+"""The predictor's two parts in a prediction: it guides the samples, and it ranks the candidates by energy.
+
+Nothing heavy is imported before a predictor is loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dao.errors import InputError
-from dao.models import Predictor
-from dao.objectives import property_guidance
-from dao.prediction.energies import load_predictor, predict_energies
-from dao.prediction.ranking import Candidate, rank_by_energy, with_energies
-from dao.processes.guidance import Guidance
 from dao.weights import resolve_predictor
+
+if TYPE_CHECKING:
+    from dao.models import Predictor
+    from dao.prediction.ranking import Candidate
+    from dao.processes.guidance import Guidance
 
 Rank = Literal["energy", "recurrence"]
 
@@ -21,9 +24,63 @@ ENERGY = "e_above_hull"
 """The label of predictors that can rank."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Which predictor judges, and in what.
+
+    Attributes:
+        predictor: its weights: shipped name, folder, or Hugging Face Hub id; None: the shipped ones, if any.
+        guidance: strength by which samples are drawn to low energy, 0: not at all. With a predictor of another property
+            to low values of it, and to high ones if negative.
+        target: draw samples to this value of the property instead.
+        rank: candidates by predicted ``energy`` above the hull or by ``recurrence``; None: energy where there is one.
+
+    """
+
+    predictor: Path | str | None = None
+    guidance: float = 0.0
+    target: float | None = None
+    rank: Rank | None = None
+
+    def source(self) -> Path | str | None:
+        """Where the predictor is, without reading it; None where there is none and none is needed.
+
+        Raises:
+            InputError: no such weights, none though guidance or ranking needs them, or numbers that make no sense.
+
+        """
+        if self.target is not None and not self.guidance > 0:
+            raise InputError("a guidance target needs a positive guidance strength")
+        if isinstance(self.predictor, Path):
+            return self.predictor
+        needed_by = "guidance" if self.guidance != 0 else "ranking by energy" if self.rank == "energy" else None
+        return resolve_predictor(self.predictor, needed_by=needed_by)
+
+    def load(self, device: str) -> Judge:
+        """The predictor on a device, ready for whatever it is to do.
+
+        Raises:
+            InputError: as :meth:`source`, weights of no predictor, or of none that can do what is asked.
+
+        """
+        source = self.source()
+        if source is None:
+            return Judge()
+        from dao.objectives import property_guidance
+        from dao.prediction.energies import load_predictor
+
+        model = load_predictor(source, device)
+        guidance = property_guidance(model, self.guidance, self.target)
+        if model.config.label == ENERGY:
+            return Judge(guidance, model, by_energy=self.rank != "recurrence")
+        if self.rank == "energy":
+            raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
+        return Judge(guidance)
+
+
 @dataclass(frozen=True)
 class Judge:
-    """What a predictor is used for; for nothing where there is none.
+    """A loaded predictor in its parts; none of them where there is no predictor.
 
     Attributes:
         guidance: of the samples.
@@ -40,43 +97,8 @@ class Judge:
         """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
         if self.ranker is None or not candidates:
             return list(candidates)
+        from dao.prediction.energies import predict_energies
+        from dao.prediction.ranking import rank_by_energy, with_energies
+
         known = with_energies(candidates, predict_energies(self.ranker, [one.crystal for one in candidates]))
         return rank_by_energy(known) if self.by_energy else known
-
-
-def load_judge(
-    predictor: Path | str | None,
-    device: str,
-    *,
-    guidance: float = 0.0,
-    target: float | None = None,
-    rank: Rank | None = None,
-) -> Judge:
-    """Load a predictor, by default the shipped one, for whatever it can be used.
-
-    Args:
-        predictor: shipped name, folder, or Hugging Face Hub id.
-        device: where it runs.
-        guidance: strength.
-        target: value of the predictor's property to guide to, instead of downwards.
-        rank: None is by energy where there are energies.
-
-    Raises:
-        InputError: guidance or ranking by energy is asked for without weights that can do it.
-
-    """
-    needed_by = None
-    if guidance != 0 or target is not None:
-        needed_by = "guidance"
-    elif rank == "energy":
-        needed_by = "ranking by energy"
-    source = predictor if isinstance(predictor, Path) else resolve_predictor(predictor, needed_by=needed_by)
-    if source is None:
-        return Judge()
-    model = load_predictor(source, device)
-    guiding = property_guidance(model, guidance, target)
-    if model.config.label == ENERGY:
-        return Judge(guiding, model, rank != "recurrence")
-    if rank == "energy":
-        raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
-    return Judge(guiding)

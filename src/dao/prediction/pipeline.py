@@ -18,7 +18,7 @@ from dao.errors import InputError
 from dao.models import Generator
 from dao.prediction.composition import Composition, parse_cells, parse_formula
 from dao.prediction.files import write_candidates, write_failures
-from dao.prediction.judging import Judge, Rank, load_judge
+from dao.prediction.judging import Judge, Judging, Rank
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
@@ -57,7 +57,7 @@ def allocate(
     return {z: count for z, count in share.items() if count}
 
 
-def predict(
+def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     formula: str,
     samples: int = 20,
     *,
@@ -103,14 +103,14 @@ def predict(
     composition = parse_formula(formula)
     units = parse_cells(cells, composition, max_atoms)
     model = load_generator(weights, device)
-    judge = load_judge(predictor, device, guidance=guidance, target=target, rank=rank)
+    judge = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank).load(device)
     settings = model.config.sampler.updated(steps=steps)
     plan = _plan(model, composition, units, samples)
     walk = sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size, guidance=judge.guidance)
     return _rank(composition, plan, [one for batch in walk for one in batch], judge)
 
 
-def predict_to_folder(
+def predict_to_folder(  # noqa: PLR0913 -- likewise
     targets: Mapping[Composition, tuple[int, ...]],
     *,
     out: Path,
@@ -120,10 +120,7 @@ def predict_to_folder(
     seed: int = 0,
     device: str = "auto",
     batch_size: int | None = None,
-    predictor: Path | str | None = None,
-    guidance: float = 0.0,
-    target: float | None = None,
-    rank: Rank | None = None,
+    judging: Judging | None = None,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
 ) -> PredictionRun:
@@ -138,10 +135,7 @@ def predict_to_folder(
         seed: seed.
         device: device.
         batch_size: crystals generated at a time.
-        predictor: weights of a predictor.
-        guidance: strength of guidance by it.
-        target: value to guide to.
-        rank: by ``energy`` or ``recurrence``.
+        judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
 
@@ -151,7 +145,7 @@ def predict_to_folder(
 
     """
     model = load_generator(weights, device)
-    judge = load_judge(predictor, device, guidance=guidance, target=target, rank=rank)
+    judge = (judging or Judging()).load(device)
     settings = check_settings(model, model.config.sampler.updated(steps=steps))
     files: dict[Composition, SampleFile] = {}
     plans: dict[Composition, dict[SampleRequest, int]] = {}

@@ -40,7 +40,7 @@ UNIFORM_VARIANCE = 1.0 / 12.0
 """Mean square of a coordinate of the log map between independent uniform points: what predicting zero would cost."""
 
 LEAST_DATA = 0.1
-"""Least 1 - t by which guidance divides: near t = 1 the error of the intermediate energy's gradient would be all of it."""
+"""Least 1 - t by which guidance divides: near t = 1 the error of the intermediate energy's gradient would decide."""
 
 
 class Flow(Process):
@@ -118,7 +118,7 @@ class Flow(Process):
         return replace(state, frac_coords=state.frac_coords - t * velocity, lattice=state.lattice - t * said.lattice)
 
     def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
-        """t w for coordinates and t / (1 - t) for the lattice, times J where the energy is the clean crystal's."""
+        """For coordinates t w and for the lattice t / (1 - t), times J where the energy is the clean crystal's."""
         return flow_guidance_scales(t, of_clean=of_clean)
 
     def step(

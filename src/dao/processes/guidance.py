@@ -14,13 +14,13 @@ the score's form gives the mean of the clean crystal that p has (Tweedie's formu
 leaves alone, walks in the same guided density here.
 
 **Flow, lattice.** x_t = (1 - t) x_0 + t e with normal e, so that the score is -E[e | x_t] / t, and the velocity
-u = E[e - x_0 | x_t] = -(x_t + t score) / (1 - t). The guided velocity is therefore u + s t / (1 - t) grad E_t. At t = 1,
-where grad E_t is zero in truth but not in a network, 1 - t is held at ``dao.processes.flow.LEAST_DATA``.
+u = E[e - x_0 | x_t] = -(x_t + t score) / (1 - t). The guided velocity is therefore u + s t / (1 - t) grad E_t. Near
+t = 1, where grad E_t vanishes in truth but not in a network, 1 - t is held at ``dao.processes.flow.LEAST_DATA``.
 
-**Flow, coordinates.** x_t = x_0 + t d on the torus. With uniform noise d is uniform in a box, whose edges have no score.
-The approximation: d is taken for a normal of the same variance w = 1/12, independent of x_0 (which the assignment by
-element makes untrue, too). Then the score is -u / (t w), as of any noise that is added, and the guided velocity
-u + s t w grad E_t.
+**Flow, coordinates.** x_t = x_0 + t d on the torus. With uniform noise d is uniform in a box, whose edges have no
+score. The approximation: d is taken for a normal of the same variance w = 1/12 that is independent of x_0 (the
+assignment by element makes this untrue, too). Then the score is -u / (t w), as of any noise that is added, and the
+guided velocity u + s t w grad E_t.
 
 **Energies of clean crystals.** Noised states that keep a symmetry are nothing a predictor was trained on, and no more
 are those of another process or lattice representation; a target value has no intermediate energy. There E_t(x_t) is
@@ -53,7 +53,6 @@ from dao.crystal import CrystalBatch
 from dao.errors import InputError
 from dao.processes.base import Denoiser, Prediction, Process, State
 from dao.processes.config import ProcessConfig
-
 
 LARGEST_METRIC = 1e8
 """A^2; of cells beyond no energy is asked."""
@@ -167,7 +166,7 @@ def gradients(
     )
 
 
-def bounded(change: Float[Tensor, "b *s"], count: Float[Tensor, " b"], limit: float) -> Float[Tensor, "b *s"]:
+def bounded(change: Float[Tensor, "b ..."], count: Float[Tensor, " b"], limit: float) -> Float[Tensor, "b ..."]:
     """Each crystal's ``change``, shortened where its root mean square over ``count`` numbers is above ``limit``."""
     size = (change.flatten(1).square().sum(1) / count).sqrt()
     factor = limit / size.clamp_min(limit)

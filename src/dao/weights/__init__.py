@@ -53,10 +53,10 @@ def resolve(weights: str) -> Path | str:
 
 
 def resolve_predictor(weights: str | None, *, needed_by: str | None = None) -> Path | str | None:
-    """Predictor weights of that name, by default the shipped ones; None where none are shipped and none ``needed_by``.
+    """Predictor weights of that name, by default the shipped ones; None where none are shipped and none needed.
 
     Raises:
-        InputError: as :func:`resolve`, or ``needed_by`` (an option) has no weights.
+        InputError: as :func:`resolve`, or what they are ``needed_by`` goes without.
 
     """
     if weights is None and DEFAULT_PREDICTOR not in shipped():
