@@ -6,7 +6,7 @@ Nothing heavy is imported before a predictor is loaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -77,6 +77,16 @@ class Judging:
             raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
         return Judge(guidance)
 
+    def ranking(self) -> Judging | None:
+        """The same for ranking alone; None where candidates are ranked by recurrence.
+
+        Raises:
+            InputError: as :meth:`load`.
+
+        """
+        alone = replace(self, guidance=0.0, target=None)
+        return alone if alone.load("cpu").by_energy else None
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -102,3 +112,9 @@ class Judge:
 
         known = with_energies(candidates, predict_energies(self.ranker, [one.crystal for one in candidates]))
         return rank_by_energy(known) if self.by_energy else known
+
+    def note(self) -> str:
+        """What ranks, in words."""
+        if self.ranker is None or not self.by_energy:
+            return "recurrence"
+        return f"energy above the hull of {self.ranker.config.name} ({self.ranker.fingerprint})"

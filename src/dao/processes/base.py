@@ -49,6 +49,10 @@ class Prediction:
     """A predictor's standardised energy of the noised crystals."""
 
 
+LEAST_DATA = 0.1
+"""Least share of the data in a state (1 - t of the flow, sqrt(alpha_bar) of diffusion) for which guidance by an
+intermediate energy is followed in full: below it, the error of the energy's gradient would outweigh the gradient."""
+
 Denoiser = Callable[[State, Tensor], Prediction]
 
 

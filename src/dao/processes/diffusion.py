@@ -20,6 +20,7 @@ from torch import Tensor
 from dao.errors import InputError
 from dao.geometry.torus import exp_map, wrap, wrapped_normal_score
 from dao.processes.base import (
+    LEAST_DATA,
     Denoiser,
     Losses,
     Noised,
@@ -151,11 +152,12 @@ class Diffusion(Process):
     def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
         """-1 / (scale of the score) for coordinates and sqrt(1 - alpha_bar) for the lattice's noise, times J."""
         now = round(t * self.timesteps)
-        coords, lattice = -1.0 / self._score_scale[now], math.sqrt(1.0 - self._alpha_bar[now])
+        data, coords = math.sqrt(self._alpha_bar[now]), -1.0 / self._score_scale[now]
+        lattice = math.sqrt(1.0 - self._alpha_bar[now])
         if not of_clean:
-            return coords, lattice
+            return coords, lattice * min(1.0, data / LEAST_DATA)
         # first Fourier coefficient of the wrapped normal; a^2 + b^2 = 1
-        return coords * math.exp(-2.0 * (math.pi * self._sigma[now]) ** 2), lattice * math.sqrt(self._alpha_bar[now])
+        return coords * math.exp(-2.0 * (math.pi * self._sigma[now]) ** 2), lattice * data
 
     def step(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor
 from dao.errors import InputError
 from dao.geometry.torus import exp_map, log_map, remove_mean, wrap
 from dao.processes.base import (
+    LEAST_DATA,
     Denoiser,
     Losses,
     Noised,
@@ -38,9 +39,6 @@ from dao.processes.symmetry import Symmetry
 
 UNIFORM_VARIANCE = 1.0 / 12.0
 """Mean square of a coordinate of the log map between independent uniform points: what predicting zero would cost."""
-
-LEAST_DATA = 0.1
-"""Least 1 - t by which guidance divides: near t = 1 the error of the intermediate energy's gradient would decide."""
 
 
 class Flow(Process):

@@ -14,8 +14,10 @@ the score's form gives the mean of the clean crystal that p has (Tweedie's formu
 leaves alone, walks in the same guided density here.
 
 **Flow, lattice.** x_t = (1 - t) x_0 + t e with normal e, so that the score is -E[e | x_t] / t, and the velocity
-u = E[e - x_0 | x_t] = -(x_t + t score) / (1 - t). The guided velocity is therefore u + s t / (1 - t) grad E_t. Near
-t = 1, where grad E_t vanishes in truth but not in a network, 1 - t is held at ``dao.processes.flow.LEAST_DATA``.
+u = E[e - x_0 | x_t] = -(x_t + t score) / (1 - t). The guided velocity is therefore u + s t / (1 - t) grad E_t.
+
+**Near pure noise** grad E_t vanishes with the data's share of the state, in truth but not in a network, and is divided
+by that share on the way to the clean lattice: ``dao.processes.base.LEAST_DATA`` bounds the division for both processes.
 
 **Flow, coordinates.** x_t = x_0 + t d on the torus. With uniform noise d is uniform in a box, whose edges have no
 score. The approximation: d is taken for a normal of the same variance w = 1/12 that is independent of x_0 (the
