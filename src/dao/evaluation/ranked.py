@@ -1,6 +1,7 @@
 """Ranked top-1: of a target's samples our own ranking picks one candidate, no truth used, and that one is compared.
 
-The ranking is that of ``dao predict``: by recurrence, or by a predictor's energy. Finished targets are appended to a file, as samples and matches are.
+The ranking is that of ``dao predict``: by recurrence, or by a predictor's energy. Finished targets are appended to a
+file, as samples and matches are.
 """
 
 from __future__ import annotations
