@@ -52,8 +52,8 @@ class JsonLines:
         except (InputError, ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise InputError(f"{self.path}: not a file of {self.what}") from None
         if made_by != self.made_by:
-            keys = {**self.made_by, **made_by}
-            differing = [key for key in keys if made_by.get(key) != self.made_by.get(key)]
+            differing = [key for key in self.made_by if made_by.get(key) != self.made_by[key]]
+            differing = differing or [key for key in made_by if key not in self.made_by]
             raise InputError(
                 f"{self.path.parent} holds {self.what} made with another {' and '.join(differing) or 'setting'}:"
                 " choose another --out, or remove that folder"
