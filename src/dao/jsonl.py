@@ -55,7 +55,7 @@ class JsonLines:
             differing = [key for key in self.made_by if made_by.get(key) != self.made_by[key]]
             differing = differing or [key for key in made_by if key not in self.made_by]
             raise InputError(
-                f"{self.path.parent} holds {self.what} made with another {' and '.join(differing) or 'setting'}:"
+                f"{self.path.parent} holds {self.what} made with another {' and '.join(differing)}:"
                 " choose another --out, or remove that folder"
             )
         if len(whole) < len(raw):
