@@ -12,11 +12,12 @@ from dao.data.store import PackedCrystals, pack_crystals
 from dao.data.symmetrized import pack_symmetric
 from dao.geometry.lattice import lattice_from_log_metric
 from dao.geometry.symmetrized import SymmetricCrystal
-from dao.geometry.wyckoff import wyckoff_positions
+from dao.geometry.wyckoff import operations, wyckoff_positions
 from dao.models import Generator, GeneratorConfig
 from dao.networks.config import CrysformerConfig
 from dao.processes.config import ProcessConfig, SamplerSettings
 from dao.processes.symmetry import SymmetryTable, lattice_freedom
+from dao.sampling import SampleRequest
 
 Orbits = Sequence[tuple[int, str]]
 
@@ -135,3 +136,24 @@ def tiny_symmetric_generator(seed: int = 0) -> Generator:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return model.eval()
+
+
+def request(space_group: int, index: int = 0) -> SampleRequest:
+    """One with the orbits of the toy crystal of that group."""
+    orbits = tuple(KINDS[space_group])
+    multiplicity = {one.letter: one.multiplicity for one in wyckoff_positions(space_group)}
+    numbers = tuple(number for number, letter in orbits for _ in range(multiplicity[letter]))
+    return SampleRequest(numbers, index, space_group, orbits=orbits)
+
+
+def assert_has_operations(crystal: Crystal, space_group: int) -> None:
+    """All operations of the group, to the single precision of the model's tables."""
+    rotations, translations = operations(space_group)
+    metric = crystal.lattice @ crystal.lattice.T
+    kept = rotations.transpose(0, 2, 1) @ metric @ rotations
+    np.testing.assert_allclose(kept, rotations * 0 + metric, atol=1e-6 * np.abs(metric).max())
+    for rotation, translation in zip(rotations, translations, strict=True):
+        difference = (crystal.frac_coords @ rotation.T + translation)[:, None] - crystal.frac_coords
+        distance = np.abs(difference - difference.round()).max(-1)
+        assert distance.min(1).max() < 1e-6
+        assert (crystal.atomic_numbers[distance.argmin(1)] == crystal.atomic_numbers).all()

@@ -71,7 +71,7 @@ def test_what_differs_is_named_and_the_file_left_alone(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="another targets"):
         lines(file.path, targets="abc").read(number)
-    with pytest.raises(InputError, match="another setting"):
+    with pytest.raises(InputError, match="another sampler"):
         JsonLines(file.path, {"seed": 0}, "answers").read(number)
     assert file.path.read_bytes() == torn
 

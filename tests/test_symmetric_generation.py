@@ -9,26 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from symmetric_toys import KINDS, symmetric_set, tiny_symmetric_generator
+from symmetric_toys import assert_has_operations, request, symmetric_set, tiny_symmetric_generator
 from torch import Tensor
 
 from dao.crystal import Crystal
 from dao.geometry.cells import space_group as group_of
-from dao.geometry.wyckoff import operations, orbit_sites, wyckoff_positions
+from dao.geometry.wyckoff import orbit_sites
 from dao.models import Generator
 from dao.sampling import Sample, SampleRequest, sample
 from dao.training.objectives import generator_objective
 
 GROUPS = (1, 2, 5, 15, 43, 62, 88, 122, 139, 148, 160, 186, 194, 198, 216, 225)
 """Of every crystal system and centring, with and without polar directions."""
-
-
-def request(space_group: int, index: int = 0) -> SampleRequest:
-    """One with the orbits of the toy crystal of that group."""
-    orbits = tuple(KINDS[space_group])
-    multiplicity = {one.letter: one.multiplicity for one in wyckoff_positions(space_group)}
-    numbers = tuple(number for number, letter in orbits for _ in range(multiplicity[letter]))
-    return SampleRequest(numbers, index, space_group, orbits=orbits)
 
 
 class Noise:
@@ -78,15 +70,7 @@ def test_samples_have_the_group_they_were_asked_for(model: Generator) -> None:
         crystal = crystal_of(one)
         assert asked.space_group is not None
         assert crystal.atomic_numbers.tolist() == list(asked.atomic_numbers)
-        rotations, translations = operations(asked.space_group)
-        metric = crystal.lattice @ crystal.lattice.T
-        kept = rotations.transpose(0, 2, 1) @ metric @ rotations
-        np.testing.assert_allclose(kept, rotations * 0 + metric, atol=1e-6 * np.abs(metric).max())
-        for rotation, translation in zip(rotations, translations, strict=True):
-            difference = (crystal.frac_coords @ rotation.T + translation)[:, None] - crystal.frac_coords
-            distance = np.abs(difference - difference.round()).max(-1)
-            assert distance.min(1).max() < 1e-6
-            assert (crystal.atomic_numbers[distance.argmin(1)] == crystal.atomic_numbers).all()
+        assert_has_operations(crystal, asked.space_group)
         number, _ = group_of(crystal, 1e-3)
         higher += number != asked.space_group
     assert higher <= 1

@@ -53,8 +53,9 @@ class JsonLines:
             raise InputError(f"{self.path}: not a file of {self.what}") from None
         if made_by != self.made_by:
             differing = [key for key in self.made_by if made_by.get(key) != self.made_by[key]]
+            differing = differing or [key for key in made_by if key not in self.made_by]
             raise InputError(
-                f"{self.path.parent} holds {self.what} made with another {' and '.join(differing) or 'setting'}:"
+                f"{self.path.parent} holds {self.what} made with another {' and '.join(differing)}:"
                 " choose another --out, or remove that folder"
             )
         if len(whole) < len(raw):

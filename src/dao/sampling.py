@@ -28,6 +28,7 @@ from dao.networks.config import SPACE_GROUPS
 from dao.networks.symmetry_search import SymmetryProposal, propose
 from dao.processes.base import Denoiser, Prediction, State, full_time
 from dao.processes.config import SamplerSettings
+from dao.processes.guidance import Guidance, guided
 from dao.processes.symmetry import Symmetry
 
 ATOMS_PER_BATCH = 4096
@@ -125,6 +126,7 @@ def sample(
     seed: int = 0,
     settings: SamplerSettings | None = None,
     batch_size: int | None = None,
+    guidance: Guidance | None = None,
 ) -> Iterator[list[Sample]]:
     """Generate crystals, a batch at a time, smallest cells first.
 
@@ -134,6 +136,7 @@ def sample(
         seed: see the module docstring.
         settings: the sampler's; default those saved with the model.
         batch_size: crystals a batch; default by number of atoms.
+        guidance: what to draw the samples towards; None, like strength 0: nothing.
 
     Raises:
         InputError: at once, before anything is generated: see :func:`check_settings` and :func:`check_requests`, or a
@@ -145,7 +148,11 @@ def sample(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch size must be at least 1, got {batch_size}")
     choice = SymmetryChoice(model, settings)
-    return (_sample_with_retries(model, batch, seed, settings, choice) for batch in batches(requests, batch_size))
+    if guidance is not None and guidance.strength == 0:
+        guidance = None
+    return (
+        _sample_with_retries(model, batch, seed, settings, choice, guidance) for batch in batches(requests, batch_size)
+    )
 
 
 def check_settings(model: Generator, settings: SamplerSettings) -> SamplerSettings:
@@ -256,19 +263,24 @@ class SymmetryChoice:
 
 
 def _sample_with_retries(
-    model: Generator, batch: list[SampleRequest], seed: int, settings: SamplerSettings, choice: SymmetryChoice
+    model: Generator,
+    batch: list[SampleRequest],
+    seed: int,
+    settings: SamplerSettings,
+    choice: SymmetryChoice,
+    guidance: Guidance | None,
 ) -> list[Sample]:
     """Walk until each sample is a crystal, or its attempts are used up.
 
     Two atoms of one element that meet can never part again: the network is equivariant to their exchange, so what it
     says of both is the same. Only other noise helps.
     """
-    samples = _sample_batch(model, batch, seed, settings, choice, attempt=0)
+    samples = _sample_batch(model, batch, seed, settings, choice, guidance, attempt=0)
     for attempt in range(1, settings.attempts):
         failed = [i for i, one in enumerate(samples) if one.crystal is None]
         if not failed:
             break
-        again = _sample_batch(model, [batch[i] for i in failed], seed, settings, choice, attempt=attempt)
+        again = _sample_batch(model, [batch[i] for i in failed], seed, settings, choice, guidance, attempt=attempt)
         for i, one in zip(failed, again, strict=True):
             samples[i] = one
     return samples
@@ -287,6 +299,7 @@ def _sample_batch(
     seed: int,
     settings: SamplerSettings,
     choice: SymmetryChoice,
+    guidance: Guidance | None,
     attempt: int,
 ) -> list[Sample]:
     like = next(model.parameters())
@@ -306,6 +319,15 @@ def _sample_batch(
             return model(numbers, mask, at, time, groups)
 
     walk: Denoiser = denoise
+    if guidance is not None:
+        walk = guided(
+            guidance,
+            denoise,
+            model.process,
+            lambda at: model.decode(at, numbers, mask.sum(1)),
+            mask,
+            intermediate=guidance.objective.knows_noise_of(model.config.process),
+        )
     times = model.process.times(settings.steps)
     for t, t_next in pairwise(times):
         state = model.process.step(walk, state, t, t_next, mask, noise, settings)

@@ -15,6 +15,7 @@ from dao import weights
 from dao.cli import main
 from dao.errors import InputError
 from dao.prediction.composition import parse_formula
+from dao.prediction.judging import Judging
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -171,6 +172,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
         "seed": 5,
         "device": "cpu",
         "batch_size": 3,
+        "judging": Judging(),
         "progress": False,
     }
     assert [line.split() for line in out.splitlines()[2:]] == [

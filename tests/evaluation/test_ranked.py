@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from toys import toy
+from toys import tiny_predictor, toy
 
 from dao.crystal import Crystal
 from dao.errors import InputError
@@ -15,6 +16,8 @@ from dao.evaluation.matching import rms_distance
 from dao.evaluation.ranked import Ranking, first_candidate
 from dao.evaluation.targets import Targets
 from dao.evaluation.time_limit import within
+from dao.prediction.energies import predict_energies
+from dao.prediction.judging import Judging
 
 ROCKSALT = toy("rocksalt", ("Na", "Cl"), 5.64, "rocksalt")
 CSCL = toy("cscl", ("Na", "Cl"), 3.5, "cscl")
@@ -86,3 +89,46 @@ def test_rankings_of_something_else_are_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '[0, "x"]\n')
     with pytest.raises(InputError, match="not a file of ranked candidates"):
         ranking(path)
+
+
+def judging(folder: Path, **options: Any) -> Judging:
+    tiny_predictor().save(folder / "predictor")
+    return Judging(predictor=folder / "predictor", **options)
+
+
+def energies(by: Judging, crystals: list[Crystal]) -> list[float]:
+    ranker = by.load("cpu").ranker
+    assert ranker is not None
+    return predict_energies(ranker, crystals)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ranking_by_energy(tmp_path: Path, workers: int) -> None:
+    by = judging(tmp_path)
+    lowest = int(np.argmin(energies(by, [CSCL, ROCKSALT])))
+    one = Ranking(TARGETS, Predicted(SAMPLES, {"seed": 0}), tmp_path / "energy.jsonl", by)
+    # the first target's samples are both crystals, rock salt more often
+    expected = [[np.nan, 0.0][lowest], 0.0, np.nan]
+    np.testing.assert_allclose(one.run(lambda _: None, workers=workers, seconds=10.0), expected, atol=1e-6)
+    # what it puts first is the crystal of lowest energy, however rare
+    rms = [
+        first_candidate((0, target, [CSCL, ROCKSALT, ROCKSALT]), 10.0, by.load("cpu"))[1] for target in (CSCL, ROCKSALT)
+    ]
+    assert rms[lowest] == pytest.approx(0.0, abs=1e-6)
+    assert rms[1 - lowest] is None
+
+
+def test_rankings_by_another_predictor_are_refused(tmp_path: Path) -> None:
+    by = judging(tmp_path)
+    assert by.ranking() == by
+    assert replace(by, guidance=2.0, target=0.1).ranking() == by
+    assert replace(by, rank="recurrence").ranking() is None
+    assert Judging(rank="recurrence").ranking() is None
+    path = tmp_path / "ranked.jsonl"
+    predicted = Predicted(SAMPLES, {"seed": 0})
+    Ranking(TARGETS, predicted, path, by).run(lambda _: None, workers=1, seconds=10.0)
+    tiny_predictor(seed=1).save(tmp_path / "other")
+    with pytest.raises(InputError, match="ranked candidates made with another predictor:"):
+        Ranking(TARGETS, predicted, path, Judging(predictor=tmp_path / "other"))
+    with pytest.raises(InputError, match="ranked candidates made with another predictor:"):
+        Ranking(TARGETS, predicted, path)

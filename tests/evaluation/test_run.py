@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import listing, tiny_generator, toy
+from toys import listing, tiny_generator, tiny_predictor, toy
 
 import dao.sampling
 from dao.crystal import Crystal
@@ -17,6 +17,8 @@ from dao.evaluation.predictions import Failure, Prediction, PredictionSet
 from dao.evaluation.run import How, evaluate_generator, evaluate_predictions
 from dao.evaluation.scores import Scores
 from dao.evaluation.targets import Targets
+from dao.models import Predictor
+from dao.prediction.judging import Judging
 from dao.processes.config import SamplerSettings
 
 NACL, CSCL = toy("rocksalt", ("Na", "Cl"), 5.64, "mp-1"), toy("cscl", ("Cs", "Cl"), 4.12, "mp-2")
@@ -122,3 +124,28 @@ def test_samples_that_are_no_crystal_are_counted(tmp_path: Path, monkeypatch: py
     assert settings["Network evaluations"].endswith("a walk, 2.50 walks)")
     assert np.isnan(found.scores.rms[:, 1]).all()
     assert not found.scores.sample_valid[:, 1].any()
+
+
+def test_guidance_and_ranking_by_energy(tmp_path: Path) -> None:
+    tiny_predictor().save(tmp_path / "predictor")
+    predictor = Predictor.load(tmp_path / "predictor")
+    model, settings = tiny_generator(), SamplerSettings(steps=1)
+
+    def evaluate(**judging: Any) -> dict[str, str]:
+        by = Judging(predictor=tmp_path / "predictor", **judging)
+        how = How(out=tmp_path / "out", ks=(1, 2), judging=by, **QUIET)
+        evaluate_generator(model, TARGETS, how, seeds=[0], settings=settings)
+        read: dict[str, str] = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
+        return read
+
+    told = evaluate(guidance=2.0)
+    assert told["Guidance"] == f"strength 2, e_above_hull of tiny ({predictor.fingerprint})"
+    assert told["Ranked"] == f"by energy above the hull of tiny ({predictor.fingerprint})"
+    samples = (tmp_path / "out" / "samples-0.jsonl").read_bytes()
+    # on the same samples
+    assert "Ranked" not in evaluate(guidance=2.0, rank="recurrence")
+    assert (tmp_path / "out" / "samples-0.jsonl").read_bytes() == samples
+    assert {one.name for one in (tmp_path / "out").glob("ranked*")} == {"ranked-2.jsonl", "ranked-energy-2.jsonl"}
+    for other in (0.0, 1.0):
+        with pytest.raises(InputError, match="made with another guidance"):
+            evaluate(guidance=other)

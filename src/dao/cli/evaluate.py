@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder, source_and_splits
+from dao.cli.options import (
+    Device,
+    FormatOption,
+    GuidanceStrength,
+    GuidanceTarget,
+    Predictor,
+    Quiet,
+    RankBy,
+    Seed,
+    check_device,
+    check_out_folder,
+    judging_options,
+    source_and_splits,
+)
 from dao.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,6 +115,10 @@ def csp(
             metavar="NAME|PATH[:SPLIT]", help="The training data: adds the subset that is not in it by id or structure."
         ),
     ] = None,
+    predictor: Predictor = None,
+    guidance: GuidanceStrength = 0.0,
+    target: GuidanceTarget = None,
+    rank: RankBy = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger true crystals out.")] = None,
     steps: Steps = None,
     precision: Precision = None,
@@ -118,7 +135,10 @@ def csp(
     ks = parse_ks(k)
     if predictions is not None and (weights is not None or seeds > 1 or steps is not None or precision is not None):
         raise InputError("--predictions is scored as it is: leave out --weights, --seeds, --steps and --precision")
+    if predictions is not None and guidance != 0:
+        raise InputError("--predictions is scored as it is: leave out --guidance")
     check_device(device)
+    judging = judging_options(predictor, guidance, target, rank)
     check_out_folder(out)
 
     from dao.data.deduplicate import read_references
@@ -133,6 +153,7 @@ def csp(
         ranked=ranked,
         progress=not quiet,
         prototypes=None if prototypes is None else read_prototypes(prototypes),
+        judging=judging,
     )
     training = None if seen is None else source_and_splits(seen, "--seen")
     targets = _targets(find_data(data), split, count, max_atoms)

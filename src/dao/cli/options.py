@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dao.errors import InputError
+
+if TYPE_CHECKING:
+    from dao.prediction.judging import Judging
 
 MAX_SEED = 2**32 - 1
 
@@ -33,6 +37,35 @@ PredictorWeights = Annotated[
         help="Weights of a predictor: a shipped name, a folder, or a Hugging Face Hub id.",
     ),
 ]
+Predictor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FOLDER|HUB_ID",
+        help="Weights of a predictor, which ranks by energy and guides; the shipped ones, if any.",
+        show_default=False,
+    ),
+]
+GuidanceStrength = Annotated[
+    float,
+    typer.Option(
+        "--guidance",
+        metavar="STRENGTH",
+        help="Draw samples to a low energy of the predictor (0: do not), to a high one if negative.",
+    ),
+]
+GuidanceTarget = Annotated[
+    float | None,
+    typer.Option(
+        "--target",
+        metavar="VALUE",
+        help="With --guidance: draw samples to this value of the predictor's property.",
+        show_default=False,
+    ),
+]
+RankBy = Annotated[
+    Literal["energy", "recurrence"] | None,
+    typer.Option("--rank", help="What ranks candidates; energy where there is a predictor.", show_default=False),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 
 Format = Literal["table", "json"]
@@ -48,6 +81,23 @@ def check_device(device: str) -> None:
     """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
+
+
+def judging_options(
+    predictor: str | None, guidance: float, target: float | None, rank: Literal["energy", "recurrence"] | None
+) -> Judging:
+    """The predictor and what it is for, its weights found but not loaded.
+
+    Raises:
+        InputError: no such weights, numbers that are not finite, or what is asked needs weights or a strength.
+
+    """
+    from dao.prediction.judging import Judging
+
+    if not math.isfinite(guidance) or not math.isfinite(target or 0.0):
+        raise InputError("--guidance and --target must be finite numbers")
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
+    return replace(judging, predictor=judging.source())
 
 
 def check_files(files: list[Path]) -> None:

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder
+from dao.cli.options import (
+    Device,
+    FormatOption,
+    GuidanceStrength,
+    GuidanceTarget,
+    Predictor,
+    Quiet,
+    RankBy,
+    Seed,
+    check_device,
+    check_out_folder,
+    judging_options,
+)
 from dao.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +32,7 @@ Examples:
   dao predict SrTiO3
   dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
   dao predict --file formulas.txt --format json --quiet > candidates.json
+  dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
 
 \b
 The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
@@ -32,10 +45,11 @@ COLUMNS = {
     "formula_units": "cell (Z)",
     "num_atoms": "atoms",
     "volume_per_atom": "A^3/atom",
+    "e_above_hull": "E above hull (eV/atom)",
     "count": "found",
     "source": "source",
 }
-"""Keys of a candidate's record that the table shows, and their headings."""
+"""Keys of a candidate's record that the table shows, and their headings; energies where there are any."""
 
 
 def predict(
@@ -70,6 +84,10 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Structures generated at a time; changes no result.")
     ] = None,
+    predictor: Predictor = None,
+    guidance: GuidanceStrength = 0.0,
+    target: GuidanceTarget = None,
+    rank: RankBy = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
     output: FormatOption = "table",
     quiet: Quiet = False,
@@ -83,6 +101,7 @@ def predict(
     trained = largest_trained_cell(source)
     targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
     check_device(device)
+    judging = judging_options(predictor, guidance, target, rank)
     check_out_folder(out)
 
     from dao.prediction.pipeline import predict_to_folder
@@ -96,6 +115,7 @@ def predict(
         seed=seed,
         device=device,
         batch_size=batch_size,
+        judging=judging,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
     )
@@ -130,5 +150,14 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
 
     if output == "json":
         print_json(records)
-    else:
-        print_table(records, COLUMNS)
+        return
+    columns = dict(COLUMNS)
+    if not any("e_above_hull" in record for record in records):
+        del columns["e_above_hull"]
+    print_table([record | _four_decimals(record) for record in records], columns)
+
+
+def _four_decimals(record: dict[str, Any]) -> dict[str, str]:
+    """Energies, of which two decimals say little, as text."""
+    energy = record.get("e_above_hull")
+    return {} if energy is None else {"e_above_hull": f"{energy:.4f}"}

@@ -33,6 +33,7 @@ from dao.sampling import Sample, SampleRequest, check_requests, check_settings, 
 if TYPE_CHECKING:
     from dao.models import Generator
     from dao.processes.config import SamplerSettings
+    from dao.processes.guidance import Guidance
 
 Advance = Callable[[int], None]
 """Told how many more samples or pairs are done."""
@@ -83,10 +84,19 @@ class Sampling:
     file: SampleFile
     made_by: dict[str, Any]
     done: dict[SampleRequest, Sample] = field(default_factory=dict)
+    guidance: Guidance | None = None
 
     @classmethod
     def plan(
-        cls, model: Generator, targets: Targets, samples: int, *, seed: int, settings: SamplerSettings, out: Path
+        cls,
+        model: Generator,
+        targets: Targets,
+        samples: int,
+        *,
+        seed: int,
+        settings: SamplerSettings,
+        out: Path,
+        guidance: Guidance | None = None,
     ) -> Sampling:
         """What is to be sampled and what an earlier run has finished; nothing is written yet.
 
@@ -96,10 +106,12 @@ class Sampling:
         """
         settings = check_settings(model, settings)
         made_by = {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}
+        if guidance is not None:
+            made_by["guidance"] = guidance.record()
         rows = requests_for(targets, samples)
         check_requests(model, [request for row in rows for request in row])
         file = SampleFile(out, made_by, f"samples-{seed}.jsonl")
-        return cls(model, settings, seed, rows, file, made_by, file.read())
+        return cls(model, settings, seed, rows, file, made_by, file.read(), guidance)
 
     @property
     def missing(self) -> list[SampleRequest]:
@@ -108,7 +120,15 @@ class Sampling:
 
     def run(self, advance: Advance, *, batch_size: int | None = None) -> Predicted:
         """Sample what is missing, batch by batch onto the disk."""
-        for batch in sample(self.model, self.missing, seed=self.seed, settings=self.settings, batch_size=batch_size):
+        walk = sample(
+            self.model,
+            self.missing,
+            seed=self.seed,
+            settings=self.settings,
+            batch_size=batch_size,
+            guidance=self.guidance,
+        )
+        for batch in walk:
             self.file.append(batch)
             self.done.update({one.request: one for one in batch})
             advance(len(batch))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +39,7 @@ from dao.evaluation.scores import EVERY, Row, Scores
 from dao.evaluation.tables import report, table
 from dao.evaluation.targets import Targets, crystals_fingerprint, with_prototypes
 from dao.jsonl import JsonLines
+from dao.prediction.judging import Judging
 from dao.progress import CountProgress
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class How:
         progress: show bars on stderr.
         prototypes: material id -> RMS distance of each prototype substitution (None: no match), for the subset "beyond
             prototypes" and the baseline beside.
+        judging: the predictor that guides sampling and ranks, if any.
 
     """
 
@@ -69,6 +71,7 @@ class How:
     ranked: bool = True
     progress: bool = True
     prototypes: Mapping[str, Sequence[float | None]] | None = None
+    judging: Judging = field(default_factory=Judging)
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,15 @@ def evaluate_generator(
         InputError: settings, targets or a folder that cannot be used; before anything is written.
 
     """
+    from dao.objectives import guidance_note
     from dao.sampling import evaluations
 
+    judge = how.judging.load(str(next(model.parameters()).device))
     if how.prototypes is not None:
         targets = with_prototypes(targets, how.prototypes)
     counts = [max(how.ks), *(1 for _ in seeds[1:])]
     plans = [
-        Sampling.plan(model, targets, count, seed=seed, settings=settings, out=how.out)
+        Sampling.plan(model, targets, count, seed=seed, settings=settings, out=how.out, guidance=judge.guidance)
         for seed, count in zip(seeds, counts, strict=True)
     ]
     _claim(targets, how, plans[0].made_by)
@@ -124,6 +129,7 @@ def evaluate_generator(
         "Parameters": f"{model.parameters_count / 1e6:.2f} M",
         "Network evaluations": f"{spent * walks:.0f} a sample ({spent} a walk, {walks:.2f} walks)",
         "Sampler": _sampler(plans[0].settings),
+        **({} if judge.guidance is None else {"Guidance": guidance_note(judge.guidance)}),
         "Seeds": ", ".join(map(str, seeds)) + (f" (k above 1: {seeds[0]} alone)" if len(seeds) > 1 else ""),
         "Pretraining": str(config.training.get("pretraining") or "none"),
         "Training": _training(config.training),
@@ -192,8 +198,10 @@ def _match(targets: Targets, predicted: Predicted, how: How, name: str) -> Match
 def _rank(targets: Targets, predicted: Predicted, how: How) -> npt.NDArray[np.float64]:
     from dao.evaluation.ranked import Ranking
 
-    # by the number of samples, on which a ranking depends: with more of them, a new file is begun
-    ranking = Ranking(targets, predicted, how.out / f"ranked-{predicted.samples}.jsonl")
+    # a ranking depends on the number of samples and on what ranks: with others, a new file is begun
+    judging = how.judging.ranking()
+    name = f"ranked-{predicted.samples}.jsonl" if judging is None else f"ranked-energy-{predicted.samples}.jsonl"
+    ranking = Ranking(targets, predicted, how.out / name, judging)
     total, missing = len(targets.crystals), len(ranking.missing)
     with CountProgress(
         total, total - missing, enabled=how.progress and missing > 0, what="ranking", of="compositions"
@@ -286,8 +294,10 @@ def _settings(targets: Targets, how: How, described: dict[str, str]) -> dict[str
     split = f", split {targets.split}" if targets.split else ""
     count = f"{len(targets.crystals):,} of {targets.total:,} crystals"
     drawn = f", {targets.choice}" if targets.choice else ""
+    judging = how.judging.ranking() if how.ranked else None
     return {
         **described,
+        **({} if judging is None else {"Ranked": f"by {judging.load('cpu').note()}"}),
         "Data": f"{targets.name}{split}: {count}{drawn}",
         "Match": (
             f"pymatgen StructureMatcher, stol {MATCHER_STOL}, ltol {MATCHER_LTOL}, angle_tol {MATCHER_ANGLE_TOL:g};"

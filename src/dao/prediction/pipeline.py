@@ -18,6 +18,7 @@ from dao.errors import InputError
 from dao.models import Generator
 from dao.prediction.composition import Composition, parse_cells, parse_formula
 from dao.prediction.files import write_candidates, write_failures
+from dao.prediction.judging import Judge, Judging, Rank
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
@@ -57,7 +58,7 @@ def allocate(
     return {z: count for z, count in share.items() if count}
 
 
-def predict(
+def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     formula: str,
     samples: int = 20,
     *,
@@ -68,6 +69,10 @@ def predict(
     weights: Path | str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    predictor: Path | str | None = None,
+    guidance: float = 0.0,
+    target: float | None = None,
+    rank: Rank | None = None,
 ) -> list[Candidate]:
     """Predict crystal structures of a composition.
 
@@ -81,9 +86,14 @@ def predict(
         weights: shipped name, folder, or Hugging Face Hub id; default the shipped ones.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: crystals generated at a time; changes no result beyond rounding.
+        predictor: weights of a predictor, named like ``weights``; default the shipped ones, if any.
+        guidance: strength by which the predictor draws samples to low energy (0: not at all); with a predictor of
+            another property to low values of it, and to high ones if negative.
+        target: draw to this value of the predictor's property instead.
+        rank: by predicted ``energy`` above the hull, the default where there are energies, or by ``recurrence``.
 
     Returns:
-        Distinct candidates, the most recurrent first; ``.structure`` is a pymatgen ``Structure``.
+        Distinct candidates, the most stable or the most recurrent first; ``.structure`` is a pymatgen ``Structure``.
 
     Raises:
         InputError: a formula, cell, or weights that cannot be used.
@@ -95,15 +105,14 @@ def predict(
     trained = largest_trained_cell(DEFAULT if weights is None else weights)
     units = parse_cells(cells, composition, max_atoms, trained=trained)
     model = load_generator(weights, device)
+    judge = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank).load(device)
     settings = model.config.sampler.updated(steps=steps)
     plan = _plan(model, composition, units, samples)
-    done = [
-        one for batch in sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size) for one in batch
-    ]
-    return _rank(composition, plan, done)
+    walk = sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size, guidance=judge.guidance)
+    return _rank(composition, plan, [one for batch in walk for one in batch], judge)
 
 
-def predict_to_folder(
+def predict_to_folder(  # noqa: PLR0913 -- likewise
     targets: Mapping[Composition, tuple[int, ...]],
     *,
     out: Path,
@@ -113,6 +122,7 @@ def predict_to_folder(
     seed: int = 0,
     device: str = "auto",
     batch_size: int | None = None,
+    judging: Judging | None = None,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
 ) -> PredictionRun:
@@ -127,6 +137,7 @@ def predict_to_folder(
         seed: seed.
         device: device.
         batch_size: crystals generated at a time.
+        judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
 
@@ -136,11 +147,12 @@ def predict_to_folder(
 
     """
     model = load_generator(weights, device)
+    judge = (judging or Judging()).load(device)
     settings = check_settings(model, model.config.sampler.updated(steps=steps))
     files: dict[Composition, SampleFile] = {}
     plans: dict[Composition, dict[SampleRequest, int]] = {}
     for composition, units in targets.items():
-        files[composition] = SampleFile(out / composition.reduced_formula, _signature(model, settings, seed))
+        files[composition] = SampleFile(out / composition.reduced_formula, _signature(model, settings, seed, judge))
         plans[composition] = _plan(model, composition, units, samples)
     owner = {request: composition for composition, plan in plans.items() for request in plan}
     finished = {request: one for file in files.values() for request, one in file.read().items()}
@@ -149,7 +161,9 @@ def predict_to_folder(
     if on_start is not None:
         on_start()
     with CountProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
-        for batch in sample(model, missing, seed=seed, settings=settings, batch_size=batch_size):
+        for batch in sample(
+            model, missing, seed=seed, settings=settings, batch_size=batch_size, guidance=judge.guidance
+        ):
             for one in batch:
                 finished[one.request] = one
             for composition in {owner[one.request] for one in batch}:
@@ -159,7 +173,7 @@ def predict_to_folder(
     run = PredictionRun([], [], 0)
     for composition, plan in plans.items():
         done = [finished[request] for request in plan]
-        candidates = _rank(composition, plan, done)
+        candidates = _rank(composition, plan, done, judge)
         write_candidates(files[composition].folder, candidates)
         run.candidates.extend(candidates)
         discarded = [one for one in done if one.crystal is None]
@@ -191,13 +205,18 @@ def _plan(model: Generator, composition: Composition, units: tuple[int, ...], sa
     }
 
 
-def _rank(composition: Composition, plan: Mapping[SampleRequest, int], done: list[Sample]) -> list[Candidate]:
+def _rank(
+    composition: Composition, plan: Mapping[SampleRequest, int], done: list[Sample], judge: Judge
+) -> list[Candidate]:
     crystals = [(plan[one.request], one.request.index, one.crystal) for one in done if one.crystal is not None]
-    return rank_by_recurrence(
-        composition.reduced_formula, composition.num_atoms, crystals, total=len(done), source="generator"
+    return judge.rank(
+        rank_by_recurrence(
+            composition.reduced_formula, composition.num_atoms, crystals, total=len(done), source="generator"
+        )
     )
 
 
-def _signature(model: Generator, settings: SamplerSettings, seed: int) -> dict[str, Any]:
+def _signature(model: Generator, settings: SamplerSettings, seed: int, judge: Judge) -> dict[str, Any]:
     """What samples in a file must agree on to belong together; not batch size or device, which only round."""
-    return {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}
+    made_by = {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}
+    return made_by if judge.guidance is None else {**made_by, "guidance": judge.guidance.record()}

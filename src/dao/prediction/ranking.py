@@ -1,11 +1,12 @@
-"""From many samples of a composition to a short list: the same crystal once, the most recurrent first.
+"""From many samples of a composition to a short list: the same crystal once, the most recurrent or most stable first.
 
-Until an energy model ranks them (DAO-P), a crystal that a generator finds again and again from independent noise is its
-best guess; ties go to the smaller cell, then to the higher symmetry.
+A crystal that a generator finds again and again from independent noise is its best guess; ties go to the smaller cell,
+then to the higher symmetry. Where a predictor (DAO-P) gives energies above the hull, they rank instead.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from dao.evaluation.matching_search import Reduced
+
+
+SAME_ENERGY = 4
+"""Decimals (eV/atom) to which energies are compared: rounding, which depends on the batch, must not decide a rank."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Candidate:
     source: str
     sample_indices: tuple[tuple[int, int], ...] = field(default=())
     """(formula units sampled, sample index) of each of them."""
+    e_above_hull: float | None = None
+    """Predicted, eV/atom; NaN where the predictor has no answer, None where no predictor was asked."""
 
     @property
     def structure(self) -> Structure:
@@ -75,6 +82,9 @@ class Candidate:
     def record(self) -> dict[str, Any]:
         """Everything but the crystal, as plain JSON: the table's fields and the primitive cell (A, degrees)."""
         a, b, c, alpha, beta, gamma = self.crystal.to_structure().lattice.parameters
+        energy: dict[str, float | None] = {}
+        if self.e_above_hull is not None:
+            energy = {"e_above_hull": round(self.e_above_hull, 6) if math.isfinite(self.e_above_hull) else None}
         return {
             "rank": self.rank,
             "formula": self.formula,
@@ -90,6 +100,7 @@ class Candidate:
             "alpha": round(alpha, 3),
             "beta": round(beta, 3),
             "gamma": round(gamma, 3),
+            **energy,
             "count": self.count,
             "samples": self.samples,
             "source": self.source,
@@ -188,3 +199,24 @@ def rank_by_recurrence(
         )
         for rank, (group, reading) in enumerate(ordered, start=1)
     ]
+
+
+def with_energies(candidates: Sequence[Candidate], energies: Sequence[float]) -> list[Candidate]:
+    """The candidates with their energies above the hull (eV/atom); what is not finite becomes NaN."""
+    return [
+        replace(one, e_above_hull=energy if math.isfinite(energy) else math.nan)
+        for one, energy in zip(candidates, energies, strict=True)
+    ]
+
+
+def rank_by_energy(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates of one composition, the lowest energy above the hull first, those without one last.
+
+    Energies that agree to ``SAME_ENERGY`` decimals leave the order as it was: that of recurrence.
+    """
+
+    def order(one: Candidate) -> tuple[bool, float, int]:
+        unknown = one.e_above_hull is None or math.isnan(one.e_above_hull)
+        return unknown, 0.0 if one.e_above_hull is None or unknown else round(one.e_above_hull, SAME_ENERGY), one.rank
+
+    return [replace(one, rank=rank) for rank, one in enumerate(sorted(candidates, key=order), start=1)]

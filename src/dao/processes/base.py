@@ -49,6 +49,10 @@ class Prediction:
     """A predictor's standardised energy of the noised crystals."""
 
 
+LEAST_DATA = 0.1
+"""Least share of the data in a state (1 - t of the flow, sqrt(alpha_bar) of diffusion) for which guidance by an
+intermediate energy is followed in full: below it, the error of the energy's gradient would outweigh the gradient."""
+
 Denoiser = Callable[[State, Tensor], Prediction]
 
 
@@ -89,6 +93,8 @@ class Process(nn.Module, ABC):
     name: str
     methods: tuple[str, ...]
     """Samplers, the default first."""
+    coordinate_unit: float = 1.0
+    """Root mean square of what a network is asked to say of the coordinates; of the lattice it is of order one."""
 
     def __init__(self, representation: LatticeRepresentation) -> None:
         super().__init__()
@@ -124,6 +130,18 @@ class Process(nn.Module, ABC):
         settings: SamplerSettings,
     ) -> State:
         """One reverse step from ``t`` to ``t_next`` < ``t``."""
+
+    @abstractmethod
+    def clean(self, said: Prediction, state: State, t: float, mask: Bool[Tensor, "b n"]) -> State:
+        """The state at t = 0 that ``said`` points to from ``state`` at ``t``: the mean of what may lie behind it."""
+
+    @abstractmethod
+    def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
+        """What is added to a prediction of coordinates and of the lattice at ``t`` for a unit gradient of the energy.
+
+        Of the intermediate energy at ``t``, or ``of_clean`` of the energy of :meth:`clean`'s crystal; derived in
+        :mod:`dao.processes.guidance`.
+        """
 
     @abstractmethod
     def evaluations_per_step(self, method: str) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 from dao.errors import InputError
 from dao.geometry.torus import exp_map, wrap, wrapped_normal_score
 from dao.processes.base import (
+    LEAST_DATA,
     Denoiser,
     Losses,
     Noised,
@@ -139,6 +140,24 @@ class Diffusion(Process):
         """Predictor and corrector; in the paper's order the last step saves its corrector, which would not move."""
         del method
         return 2
+
+    def clean(self, said: Prediction, state: State, t: float, mask: Bool[Tensor, "b n"]) -> State:
+        """Tweedie's formula: the noise taken out of the lattice, the coordinates moved by sigma^2 times their score."""
+        now = round(t * self.timesteps)
+        alpha_bar = self._alpha_bar[now]
+        lattice = (state.lattice - math.sqrt(1.0 - alpha_bar) * said.lattice) / math.sqrt(alpha_bar)
+        move = self._sigma[now] ** 2 * self._score_scale[now] * said.frac_coords
+        return State((state.frac_coords + move) * mask[..., None], lattice)
+
+    def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
+        """-1 / (scale of the score) for coordinates and sqrt(1 - alpha_bar) for the lattice's noise, times J."""
+        now = round(t * self.timesteps)
+        data, coords = math.sqrt(self._alpha_bar[now]), -1.0 / self._score_scale[now]
+        lattice = math.sqrt(1.0 - self._alpha_bar[now])
+        if not of_clean:
+            return coords, lattice * min(1.0, data / LEAST_DATA)
+        # first Fourier coefficient of the wrapped normal; a^2 + b^2 = 1
+        return coords * math.exp(-2.0 * (math.pi * self._sigma[now]) ** 2), lattice * data
 
     def step(
         self,

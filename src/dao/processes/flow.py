@@ -9,6 +9,8 @@ Shapes: B crystals, N atoms (padded), K numbers a lattice.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor
 from dao.errors import InputError
 from dao.geometry.torus import exp_map, log_map, remove_mean, wrap
 from dao.processes.base import (
+    LEAST_DATA,
     Denoiser,
     Losses,
     Noised,
@@ -43,6 +46,7 @@ class Flow(Process):
 
     name = "flow"
     methods = METHODS["flow"]
+    coordinate_unit = UNIFORM_VARIANCE**0.5
 
     def __init__(
         self,
@@ -106,6 +110,15 @@ class Flow(Process):
         """One for Euler, two for midpoint."""
         return 2 if method == "midpoint" else 1
 
+    def clean(self, said: Prediction, state: State, t: float, mask: Bool[Tensor, "b n"]) -> State:
+        """Straight back along the velocity, which is all the way on a straight path."""
+        velocity = remove_mean(said.frac_coords, mask.to(state.frac_coords.dtype))
+        return replace(state, frac_coords=state.frac_coords - t * velocity, lattice=state.lattice - t * said.lattice)
+
+    def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
+        """For coordinates t w and for the lattice t / (1 - t), times J where the energy is the clean crystal's."""
+        return flow_guidance_scales(t, of_clean=of_clean)
+
     def step(
         self,
         denoise: Denoiser,
@@ -134,6 +147,14 @@ class Flow(Process):
             half = move(state, state, t, dt / 2.0)
             return move(state, half, t - dt / 2.0, dt)
         return move(state, state, t, dt)
+
+
+def flow_guidance_scales(t: float, *, of_clean: bool) -> tuple[float, float]:
+    """What guidance adds to the velocities of coordinates and lattice (:mod:`dao.processes.guidance`)."""
+    if not of_clean:
+        return t * UNIFORM_VARIANCE, t / max(1.0 - t, LEAST_DATA)
+    # t d is uniform in a box of width t, whose first Fourier coefficient is sin(pi t) / (pi t)
+    return math.sin(math.pi * t) / math.pi * UNIFORM_VARIANCE, t / ((1.0 - t) ** 2 + t**2)
 
 
 def velocity_scale(s: float, t: float, dt: float) -> float:

@@ -32,7 +32,7 @@ from dao.processes.base import (
     masked_squares,
 )
 from dao.processes.config import METHODS, SamplerSettings
-from dao.processes.flow import UNIFORM_VARIANCE, velocity_scale
+from dao.processes.flow import UNIFORM_VARIANCE, flow_guidance_scales, velocity_scale
 from dao.processes.representations import ConventionalLogMetricLattice
 from dao.processes.symmetry import Symmetry, apply, polar_directions
 
@@ -44,6 +44,7 @@ class SymmetricFlow(Process):
 
     name = "symmetric_flow"
     methods = METHODS["symmetric_flow"]
+    coordinate_unit = UNIFORM_VARIANCE**0.5
     representation: ConventionalLogMetricLattice
 
     def __init__(
@@ -112,6 +113,15 @@ class SymmetricFlow(Process):
         """One: Euler's rule."""
         del method
         return 1
+
+    def clean(self, said: Prediction, state: State, t: float, mask: Bool[Tensor, "b n"]) -> State:
+        """Straight back along the velocity, within the symmetry."""
+        v = self._velocity(said, state.known_symmetry, mask)
+        return replace(state, frac_coords=state.frac_coords - t * v.frac_coords, lattice=state.lattice - t * v.lattice)
+
+    def guidance_scales(self, t: float, *, of_clean: bool) -> tuple[float, float]:
+        """As of the flow without symmetry, for gradients by the free coordinates and free numbers of the lattice."""
+        return flow_guidance_scales(t, of_clean=of_clean)
 
     def step(
         self,

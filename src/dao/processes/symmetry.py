@@ -92,10 +92,17 @@ class Symmetry:
 
     def project(self, velocity: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """The nearest velocity (least squares) that keeps every atom on its position and every orbit together."""
-        pulled = apply(self.maps.mT, velocity)
+        return apply(self.maps, apply(self.least_squares, self._pulled_back(velocity)))
+
+    def along_free(self, gradient: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+        """Move of the atoms when each free coordinate moves by the derivative with respect to it (chain rule)."""
+        return apply(self.maps, self._pulled_back(gradient))
+
+    def _pulled_back(self, per_atom: Tensor) -> Tensor:
+        """Sum of map^T times the vectors of an orbit's atoms, for each of them."""
+        pulled = apply(self.maps.mT, per_atom)
         index = self.first[..., None].expand(-1, -1, 3)
-        summed = torch.zeros_like(pulled).scatter_add(1, index, pulled).gather(1, index)
-        return apply(self.maps, apply(self.least_squares, summed))
+        return torch.zeros_like(pulled).scatter_add(1, index, pulled).gather(1, index)
 
     def project_lattice(self, numbers: Float[Tensor, "b 6"]) -> Float[Tensor, "b 6"]:
         """The nearest change of the conventional cell's log-metric that keeps the crystal system."""

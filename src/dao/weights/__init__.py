@@ -52,6 +52,20 @@ def resolve(weights: str) -> Path | str:
     raise InputError(f"weights {weights!r}: neither shipped ({names}) nor a folder nor a Hub id such as owner/name")
 
 
+def resolve_predictor(weights: str | None, *, needed_by: str | None = None) -> Path | str | None:
+    """Predictor weights of that name, by default the shipped ones; None where none are shipped and none needed.
+
+    Raises:
+        InputError: as :func:`resolve`, or what they are ``needed_by`` goes without.
+
+    """
+    if weights is None and DEFAULT_PREDICTOR not in shipped():
+        if needed_by is None:
+            return None
+        raise InputError(f"{needed_by} needs the weights of a predictor, and none are shipped: give --predictor FOLDER")
+    return resolve(DEFAULT_PREDICTOR if weights is None else weights)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The JSON object in a folder's ``config.json``.
 

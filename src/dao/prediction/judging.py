@@ -1,0 +1,120 @@
+"""The predictor's two parts in a prediction: it guides the samples, and it ranks the candidates by energy.
+
+Nothing heavy is imported before a predictor is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dao.errors import InputError
+from dao.weights import resolve_predictor
+
+if TYPE_CHECKING:
+    from dao.models import Predictor
+    from dao.prediction.ranking import Candidate
+    from dao.processes.guidance import Guidance
+
+Rank = Literal["energy", "recurrence"]
+
+ENERGY = "e_above_hull"
+"""The label of predictors that can rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Which predictor judges, and in what.
+
+    Attributes:
+        predictor: its weights: shipped name, folder, or Hugging Face Hub id; None: the shipped ones, if any.
+        guidance: strength by which samples are drawn to low energy, 0: not at all. With a predictor of another property
+            to low values of it, and to high ones if negative.
+        target: draw samples to this value of the property instead.
+        rank: candidates by predicted ``energy`` above the hull or by ``recurrence``; None: energy where there is one.
+
+    """
+
+    predictor: Path | str | None = None
+    guidance: float = 0.0
+    target: float | None = None
+    rank: Rank | None = None
+
+    def source(self) -> Path | str | None:
+        """Where the predictor is, without reading it; None where there is none and none is needed.
+
+        Raises:
+            InputError: no such weights, none though guidance or ranking needs them, or numbers that make no sense.
+
+        """
+        if self.target is not None and not self.guidance > 0:
+            raise InputError("a guidance target needs a positive guidance strength")
+        if isinstance(self.predictor, Path):
+            return self.predictor
+        needed_by = "guidance" if self.guidance != 0 else "ranking by energy" if self.rank == "energy" else None
+        return resolve_predictor(self.predictor, needed_by=needed_by)
+
+    def load(self, device: str) -> Judge:
+        """The predictor on a device, ready for whatever it is to do.
+
+        Raises:
+            InputError: as :meth:`source`, weights of no predictor, or of none that can do what is asked.
+
+        """
+        source = self.source()
+        if source is None:
+            return Judge()
+        from dao.objectives import property_guidance
+        from dao.prediction.energies import load_predictor
+
+        model = load_predictor(source, device)
+        guidance = property_guidance(model, self.guidance, self.target)
+        if model.config.label == ENERGY:
+            return Judge(guidance, model, by_energy=self.rank != "recurrence")
+        if self.rank == "energy":
+            raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
+        return Judge(guidance)
+
+    def ranking(self) -> Judging | None:
+        """The same for ranking alone; None where candidates are ranked by recurrence.
+
+        Raises:
+            InputError: as :meth:`load`.
+
+        """
+        alone = replace(self, guidance=0.0, target=None)
+        return alone if alone.load("cpu").by_energy else None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A loaded predictor in its parts; none of them where there is no predictor.
+
+    Attributes:
+        guidance: of the samples.
+        ranker: predictor whose energies candidates are shown with.
+        by_energy: candidates are ranked by them, not by recurrence.
+
+    """
+
+    guidance: Guidance | None = None
+    ranker: Predictor | None = None
+    by_energy: bool = False
+
+    def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
+        if self.ranker is None or not candidates:
+            return list(candidates)
+        from dao.prediction.energies import predict_energies
+        from dao.prediction.ranking import rank_by_energy, with_energies
+
+        known = with_energies(candidates, predict_energies(self.ranker, [one.crystal for one in candidates]))
+        return rank_by_energy(known) if self.by_energy else known
+
+    def note(self) -> str:
+        """What ranks, in words."""
+        if self.ranker is None or not self.by_energy:
+            return "recurrence"
+        return f"energy above the hull of {self.ranker.config.name} ({self.ranker.fingerprint})"
