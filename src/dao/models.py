@@ -309,7 +309,8 @@ class Predictor(CrystalModel):
     def energy(self, batch: CrystalBatch, time: float = 0.0) -> Float[Tensor, " b"]:
         """Energy of crystals that are noised to ``time`` (0: clean), eV/atom; no total energy, but E above the hull.
 
-        Differentiable with respect to fractional coordinates and lattice. For t > 0 it is the soft minimum over what
+        Cells are taken as they are, though the energy depends on which of its cells a crystal is given in: training
+        knows primitive Niggli cells. Differentiable with respect to fractional coordinates and lattice. For t > 0 it is the soft minimum over what
         the noised crystal may have been.
         """
         state = self.encode(batch)
