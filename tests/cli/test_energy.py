@@ -123,6 +123,7 @@ def test_what_is_partly_bad_is_partly_done(run: Run, verb: str) -> None:
     [
         (["@/bad.cif"], "@/weights", "nothing to compute: "),
         (["nowhere.cif"], "@/weights", "nowhere.cif: no such file or folder"),
+        ([f"{'a' * 300}.cif"], "@/weights", ".cif: File name too long"),
         (["@/one.cif"], "@/generator", "holds a generator, and a predictor is needed"),
         (["@/one.cif"], "nothing", "weights 'nothing': neither shipped"),
         (["@/one.cif", "--out", "@/one.cif"], "@/weights", "is not a folder"),
@@ -178,7 +179,10 @@ def test_an_interrupted_relaxation_goes_on(run: Run, monkeypatch: pytest.MonkeyP
     assert run(*arguments, "--out", "broken")[0] == 0
     whole, broken = ({Path(k).name: v for k, v in listing([Path(name)]).items()} for name in ("whole", "broken"))
     assert whole == broken
-    # other settings do not mix with what is there
+    # other structures, or settings, do not mix with what is there
+    code, _, err = run("relax", "@/one.cif", "--out", "broken")
+    assert code == 2
+    assert "made with another structures" in err
     code, _, err = run(*arguments, "--out", "broken", "--steps", "9")
     assert code == 2
     assert "made with another settings" in err

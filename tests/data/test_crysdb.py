@@ -386,7 +386,7 @@ def test_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ase.io.write(tmp_path / "frames.extxyz", frames)
     with ase.db.connect(tmp_path / "rows.db") as database:  # type: ignore[no-untyped-call]
         database.write(some[4].to_atoms(), key_value_pairs={"material_id": some[0].name, "e_above_hull": 0.1})
-        database.write(some[4].to_atoms(), key_value_pairs={"material_id": some[4].name, "e_above_hull": 0.1})
+        database.write(some[4].to_atoms(), key_value_pairs={"material_id": some[4].name, "e_above_hull": -0.1})
     folder = tmp_path / "cifs"
     folder.mkdir()
     some[5].to_structure().to(str(folder / "a.cif"))
@@ -403,7 +403,7 @@ def test_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names == [some[0].name, some[2].name, some[3].name, some[4].name, "a"]
     assert [row["source"] for row in found] == ["named", "frames", "frames", "rows", "cifs"]
     assert [row["e_above_hull_source"] for row in found] == ["hull:a", "database", "database", "database", None]
-    assert [row["e_above_hull"] for row in found] == pytest.approx([0.5, 0.25, 0.25, 0.1, None])
+    assert [row["e_above_hull"] for row in found] == pytest.approx([0.5, 0.25, 0.25, 0.0, None])
     packed = load_packed(out)
     originals = [some[0], some[2], some[3], some[4], some[5]]
     distances = rms_distances([(packed.crystal(i), one) for i, one in enumerate(originals)])

@@ -234,10 +234,6 @@ class Optimade:
                 stated, attributes = _parts(entry)
                 material_id = stated if stated.startswith(f"{prefix}-") else f"{prefix}-{stated}"
                 labels = {label: _number(attributes, path) for label, path in self._fields.items()}
-                energy = labels.get("e_above_hull")
-                if energy is not None:
-                    # OQMD measures a ground state from the hull of the others: below zero
-                    labels["e_above_hull"] = max(0.0, energy)
                 crystal = _crystal(attributes, material_id, {**labels, "source": prefix})
         except InputError as error:
             return Item.unreadable(where, material_id, error)
