@@ -198,11 +198,7 @@ class _Batch:
                 energy=float(here.energy[i]),
                 max_force=float(here.max_force[i]),
                 iterations=int(used[i]),
-                outcome="converged"
-                if bool(converged[i])
-                else "stuck"
-                if bool(length[i] < SHORTEST)
-                else "iterations",
+                outcome="converged" if bool(converged[i]) else "stuck" if bool(length[i] < SHORTEST) else "iterations",
             )
             for i, (before, one) in enumerate(zip(self.crystals, final, strict=True))
         ]

@@ -74,7 +74,8 @@ def test_energies_of_files(run: Run, folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["energy", "relax"])
 def test_the_cell_that_a_crystal_is_given_in_does_not_matter(run: Run, verb: str) -> None:
-    rutile = Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.65, 2.97), ["Ti", "O"], [[0] * 3, [0.3, 0.3, 0]])
+    tetragonal = Lattice.tetragonal(4.65, 2.97)
+    rutile = Structure.from_spacegroup("P4_2/mnm", tetragonal, ["Ti", "O"], [[0] * 3, [0.3, 0.3, 0]])
     rocksalt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
     for name, structure in (("rutile", rutile), ("rocksalt", rocksalt)):
         for i, matrix in enumerate(([1, 1, 1], [2, 1, 1], [[1, 1, 0], [0, 1, 0], [0, 0, 1]])):

@@ -84,7 +84,7 @@ class _HalfLogarithm(torch.autograd.Function):
         return (vectors * (0.5 * eigenvalues.log())[..., None, :]) @ vectors.mT
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         eigenvalues, vectors = ctx.saved_tensors
         # (log a - log b) / (a - b) = log1p(x) / (b x) with x = a / b - 1, by its series where x is small
