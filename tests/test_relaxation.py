@@ -194,6 +194,26 @@ def test_one_step_is_bounded() -> None:
     assert max(moved.max(), np.abs(strain - np.eye(3)).max() * 3**0.5) > 0.04
 
 
+@dataclass
+class Stiff(Quadratic):
+    """Forces for which the first step is much longer than is allowed, and too long. Keeps where it was asked."""
+
+    asked: list[Tensor] = field(default_factory=list)
+
+    def energy_forces_stress(self, batch: CrystalBatch) -> EnergyForcesStress:
+        self.asked.append(batch.frac_coords)
+        return differentiate(lambda moved: 200.0 * self.energy(moved), batch)
+
+
+def test_a_step_that_was_cut_is_shortened_from_there() -> None:
+    potential = Stiff(torch.tensor([[[0.5, 0.5, 0.5]]], dtype=torch.float64))
+    start = Crystal([11], [[0.5, 0.5, 0.51]], 4.0 * np.eye(3))
+    (made,) = relax(potential, [start], RelaxationSettings(iterations=3))
+    assert made.energy < made.energy_before
+    steps = [float((asked - potential.asked[0]).norm()) * 4.0 for asked in potential.asked[1:3]]
+    assert steps == pytest.approx([0.2, 0.06], rel=1e-3)
+
+
 def test_atoms_never_come_closer_than_allowed() -> None:
     """Springs that pull two atoms into one place."""
     target = torch.tensor([[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]], dtype=torch.float64)

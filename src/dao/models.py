@@ -309,8 +309,9 @@ class Predictor(CrystalModel):
     def energy(self, batch: CrystalBatch, time: float = 0.0) -> Float[Tensor, " b"]:
         """Energy of crystals that are noised to ``time`` (0: clean), eV/atom; no total energy, but E above the hull.
 
-        Differentiable with respect to fractional coordinates and lattice. For t > 0 it is the soft minimum over what
-        the noised crystal may have been.
+        Cells are taken as they are, though the energy depends on which of its cells a crystal is given in: training
+        knows primitive Niggli cells. Differentiable with respect to fractional coordinates and lattice. For t > 0 it is
+        the soft minimum over what the noised crystal may have been.
         """
         state = self.encode(batch)
         times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
@@ -321,7 +322,9 @@ class Predictor(CrystalModel):
         """E above the hull of whole cells (eV), and what it says of forces (eV/A) and stress (eV/A^3); t = 0.
 
         At fixed composition E above the hull and the total energy differ by a constant, so forces and stress are
-        estimates of the true ones. Computed on the model's device and in its precision.
+        estimates of the true ones, as good as the energy is between the relaxed crystals that were trained on, and
+        without the symmetry of the crystal: atoms on special positions have forces too. Computed on the model's device
+        and in its precision.
         """
         batch = batch.to(device=self.energy_mean.device, dtype=self.energy_mean.dtype)
         return differentiate(lambda moved: moved.num_atoms * self.energy(moved), batch)

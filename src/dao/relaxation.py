@@ -172,23 +172,23 @@ class _Batch:
             torch.zeros(count, 3 * self.start.frac_coords.shape[1] + 9, dtype=torch.float64), everyone
         )
         first = here.energy
-        length = torch.full((count,), settings.learning_rate, dtype=torch.float64)
+        length = torch.ones(count, dtype=torch.float64)
         used = torch.zeros(count, dtype=torch.long)
         converged = self._converged(here)
         history = _History(settings.history, here.z)
         for _ in range(settings.iterations):
-            active = (~converged & (length >= SHORTEST * settings.learning_rate)).nonzero()[:, 0]
+            active = (~converged & (length >= SHORTEST)).nonzero()[:, 0]
             if len(active) == 0:
                 break
             now = here.rows(active)
-            step = history.direction(now.gradient, active) * length[active, None]
-            trial = self._evaluate(self._bounded(now.z, step, active), active)
+            step = self._capped(history.direction(now.gradient, active) * settings.learning_rate)
+            trial = self._evaluate(self._within_volume(now.z + step * length[active, None], active), active)
             used[active] += 1
             good = trial.energy.isfinite() & (trial.energy <= now.energy) & self._apart(trial.z, active)
             taken = active[good]
             history.add(taken, (trial.z - now.z)[good], (trial.gradient - now.gradient)[good])
             here = here.updated(taken, trial.rows(good))
-            length[active] = torch.where(good, settings.learning_rate, SHORTER * length[active])
+            length[active] = torch.where(good, 1.0, SHORTER * length[active])
             converged = self._converged(here)
         final = self._moved(here.z, everyone).to_crystals()
         return [
@@ -198,11 +198,7 @@ class _Batch:
                 energy=float(here.energy[i]),
                 max_force=float(here.max_force[i]),
                 iterations=int(used[i]),
-                outcome="converged"
-                if bool(converged[i])
-                else "stuck"
-                if bool(length[i] < SHORTEST * settings.learning_rate)
-                else "iterations",
+                outcome="converged" if bool(converged[i]) else "stuck" if bool(length[i] < SHORTEST) else "iterations",
             )
             for i, (before, one) in enumerate(zip(self.crystals, final, strict=True))
         ]
@@ -247,11 +243,14 @@ class _Batch:
         largest = torch.maximum(atoms, point.gradient[:, -9:].abs().amax(1))
         return point.energy.isfinite() & (largest <= self.settings.force_tolerance)
 
-    def _bounded(self, z: Float[Tensor, "b d"], step: Float[Tensor, "b d"], rows: Tensor) -> Float[Tensor, "b d"]:
-        """``z`` + ``step``, shortened to the largest step allowed and kept within the largest change of volume."""
+    def _capped(self, step: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """No more than the largest step allowed; what is taken back is then shortened from there."""
         atoms = step[:, :-9].unflatten(-1, (-1, 3)).norm(dim=-1).amax(1)
         largest = torch.maximum(atoms, step[:, -9:].abs().amax(1))
-        moved = z + step * (self.settings.max_step / largest.clamp_min(self.settings.max_step))[:, None]
+        return step * (self.settings.max_step / largest.clamp_min(self.settings.max_step))[:, None]
+
+    def _within_volume(self, moved: Float[Tensor, "b d"], rows: Tensor) -> Float[Tensor, "b d"]:
+        """Variables with the volume kept within its largest change."""
         # the trace of S is the logarithm of the volume's ratio
         cell = moved[:, -9:].reshape(-1, 3, 3)
         trace = cell.diagonal(dim1=-2, dim2=-1).sum(-1)

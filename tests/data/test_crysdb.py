@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from toys import DISORDERED, RADII, listing, toy, write_parquet
 
 from dao.cli import main
 from dao.crystal import Crystal
+from dao.data.crysdb import build
 from dao.data.sources import pages
 from dao.data.training_set import load_packed
 from dao.evaluation.matching import rms_distances
@@ -279,6 +281,29 @@ def test_a_provider_that_fails_leaves_the_rest(
     assert shards(out) == whole
 
 
+def test_a_provider_whose_name_cannot_be_asked_loses_no_entries(tmp_path: Path) -> None:
+    provider, silent = Provider(), [False]
+    provider.fail = failing("error")
+
+    def answer(handler: BaseHTTPRequestHandler, path: str) -> None:
+        if silent[0] and urlsplit(path).path.endswith("/info"):
+            send(handler, {}, 503)
+        else:
+            provider(handler, path)
+
+    with small_server(answer) as url:
+        more = [*FIELDS, "--attempts", "1"]
+        assert run([f"optimade:{url}"], tmp_path, *more)[0] == 3
+        # the pages go on, but nothing says whose they are
+        provider.fail, silent[0] = lambda _handler, _offset: False, True
+        code, report = run([f"optimade:{url}"], tmp_path, *more)
+        assert (code, report["sources"][0]["received"]) == (3, 8)
+        silent[0] = False
+        code, report = run([f"optimade:{url}"], tmp_path, *more)
+    assert (code, report["sources"][0]["received"]) == (0, 20)
+    assert "unreadable" not in report["sources"][0]["dropped"]
+
+
 def test_a_provider_that_recovers_is_not_given_up(tmp_path: Path) -> None:
     provider = Provider()
     provider.fail = lambda handler, offset: provider.asked.count(f"{offset}") < 3 and failing("error")(handler, 8)
@@ -332,6 +357,8 @@ def test_entries_that_are_no_crystals(tmp_path: Path) -> None:
         broken(lattice_vectors=[[1, 0, 0], [2, 0, 0], [0, 0, 1]]),
         broken(lattice_vectors=[[None, 0, 0], [2, 0, 0], [0, 0, 1]]),
         broken(cartesian_site_positions="nonsense"),
+        broken(structure_features=["assemblies"]),
+        broken(structure_features="implicit_atoms"),
     ]
 
     def answer(handler: BaseHTTPRequestHandler, path: str) -> None:
@@ -359,7 +386,7 @@ def test_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ase.io.write(tmp_path / "frames.extxyz", frames)
     with ase.db.connect(tmp_path / "rows.db") as database:  # type: ignore[no-untyped-call]
         database.write(some[4].to_atoms(), key_value_pairs={"material_id": some[0].name, "e_above_hull": 0.1})
-        database.write(some[4].to_atoms(), key_value_pairs={"material_id": some[4].name, "e_above_hull": 0.1})
+        database.write(some[4].to_atoms(), key_value_pairs={"material_id": some[4].name, "e_above_hull": -0.1})
     folder = tmp_path / "cifs"
     folder.mkdir()
     some[5].to_structure().to(str(folder / "a.cif"))
@@ -376,7 +403,7 @@ def test_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names == [some[0].name, some[2].name, some[3].name, some[4].name, "a"]
     assert [row["source"] for row in found] == ["named", "frames", "frames", "rows", "cifs"]
     assert [row["e_above_hull_source"] for row in found] == ["hull:a", "database", "database", "database", None]
-    assert [row["e_above_hull"] for row in found] == pytest.approx([0.5, 0.25, 0.25, 0.1, None])
+    assert [row["e_above_hull"] for row in found] == pytest.approx([0.5, 0.25, 0.25, 0.0, None])
     packed = load_packed(out)
     originals = [some[0], some[2], some[3], some[4], some[5]]
     distances = rms_distances([(packed.crystal(i), one) for i, one in enumerate(originals)])
@@ -408,6 +435,27 @@ def test_large_files_come_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert calls[:6] == [None, "7", "14", "21", "21", "28"]
     for file in (tmp_path / "one").iterdir():
         assert (tmp_path / "seven" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("step", ["report", "clearing"])
+def test_a_build_killed_at_its_end_goes_on(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "some.parquet"
+    write_parquet(path, CRYSTALS, e_above_hull=ENERGIES)
+    assert run([str(path)], tmp_path / "whole")[0] == 0
+
+    def killed(folder: Path, *_: object, **__: object) -> None:
+        if folder.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((build, "_write") if step == "report" else (shutil, "rmtree")), killed)
+        assert run([str(path)], tmp_path / "killed")[0] == 130
+    assert list((tmp_path / "killed").glob("shard-*"))
+    assert run([str(path)], tmp_path / "killed")[0] == 0
+    names = {file.name for file in (tmp_path / "whole").iterdir()}
+    assert {file.name for file in (tmp_path / "killed").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def stub_of_mp_api(folder: Path) -> None:

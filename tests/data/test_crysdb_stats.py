@@ -47,6 +47,11 @@ def test_counts(folder: Path) -> None:
     assert found.rows()[-1] == {"source": "all", "crystals": 50, "known": 40, "stable": 10.0}
 
 
+def test_what_is_below_the_hull_is_counted(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "low.parquet", CRYSTALS, e_above_hull=[-0.1] * 50)
+    assert describe(tmp_path / "low.parquet").e_above_hull.counts[0] == 50
+
+
 def test_the_command_writes_a_picture_and_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "crysdb", "stats", str(folder)]) == 0
     assert "elements; figure:" in capsys.readouterr().out

@@ -109,6 +109,7 @@ def test_a_file_is_filled_in(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["@", "--out", "@"], "would overwrite"),
         (["bare", "--out", "x.parquet"], "no column 'formation_energy'"),
         (["null", "--out", "x.parquet"], "no row has a formation_energy"),
+        (["infinite", "--out", "x.parquet"], "no row has a formation_energy"),
         (["torn", "--out", "x.parquet"], "cannot be read"),
         (["nope", "--out", "x.parquet"], "neither a file or folder"),
     ],
@@ -126,6 +127,8 @@ def test_bad_input_is_one_line(
     bare = pq.read_table(tmp_path / "@.parquet").drop_columns(["formation_energy"])
     pq.write_table(bare, tmp_path / "bare.parquet")
     pq.write_table(bare.append_column("formation_energy", pa.nulls(50, pa.float32())), tmp_path / "null.parquet")
+    infinite = pa.array([np.inf, -np.inf] * 25)
+    pq.write_table(bare.append_column("formation_energy", infinite), tmp_path / "infinite.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and nothing more")
     before = listing([tmp_path])
     given = [word.replace("@", str(tmp_path / "@.parquet")) for word in arguments]

@@ -15,6 +15,7 @@ from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import (
     heights,
+    is_niggli,
     min_distance,
     niggli_reduce,
     primitive,
@@ -154,6 +155,7 @@ def test_niggli_cell(crystal: Crystal, matrix: np.ndarray) -> None:
     assert np.linalg.det(reduced.lattice) > 0
     assert reduced.volume == pytest.approx(crystal.volume, rel=1e-9)
     assert is_niggli_reduced(reduced.lattice.tolist())
+    assert is_niggli(reduced, tolerance=1e-6)
     assert (reduced.material_id, reduced.info) == ("drawn", {"label": 1.5})
     np.testing.assert_array_equal(reduced.atomic_numbers, crystal.atomic_numbers)
     # same frame: cartesian positions agree up to vectors of the original lattice, and so do the lattices
@@ -161,6 +163,22 @@ def test_niggli_cell(crystal: Crystal, matrix: np.ndarray) -> None:
     np.testing.assert_allclose(moved, np.rint(moved), atol=1e-6)
     change = reduced.lattice @ np.linalg.inv(crystal.lattice)
     np.testing.assert_allclose(change, np.rint(change), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "lattice",
+    [
+        np.diag([4.65, 4.65, 2.97]),  # not in their order
+        [[4, 0, 0], [4, 5, 0], [0, 0, 6]],  # sheared
+        [[4, 0, 0], [1, 5, 0], [1, -1, 6]],  # acute and obtuse
+        [[4, 0, 0], [-2, 4, 0], [-2, -3, 5]],  # a + b + c is shorter than c
+    ],
+)
+def test_what_is_no_niggli_cell(lattice: np.ndarray) -> None:
+    crystal = Crystal([29], [[0, 0, 0]], lattice)
+    assert not is_niggli(crystal)
+    assert not is_niggli_reduced(crystal.lattice.tolist())
+    assert is_niggli(niggli_reduce(crystal))
 
 
 @given(crystals())

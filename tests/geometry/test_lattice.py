@@ -186,3 +186,11 @@ def test_no_atom_is_smaller_than_a_cubic_angstrom() -> None:
 def test_composition_volume_ignores_padding() -> None:
     volumes = torch.tensor([0.0, 2.0, 10.0])
     assert composition_volume(volumes, torch.tensor([[1, 2, 2], [1, 0, 0]])).tolist() == [22.0, 2.0]
+
+
+def test_second_derivatives_of_log_metric_are_refused() -> None:
+    """They would be wrong: the backward pass treats the eigenvalues as constants."""
+    lattice = torch.diag(torch.tensor([4.0, 5.0, 6.0])).requires_grad_()
+    (gradient,) = torch.autograd.grad(log_metric(lattice).square().sum(), lattice, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -125,6 +125,13 @@ def test_finetuning_keeps_the_scaler(fit: Fit, tmp_path: Path) -> None:
     after = fit("after", source=few, crystals=16, batch_size=4, initial_weights=str(before)) / "last"
     one, other = (load_file(folder / "model.safetensors") for folder in (before, after))
     assert torch.equal(one["energy_mean"], other["energy_mean"])
+    # which would be another energy's, or in other units
+    values = [0.1 * i for i in range(8)]
+    write_parquet(few, toy_crystals()[:8], split=["train"] * 8, e_above_hull=values, band_gap=values)
+    changes: dict[str, Any] = {"label": "band_gap", "beta": 2.0}
+    for name, value in changes.items():
+        with pytest.raises(InputError, match=f"trained with another {name}"):
+            fit(name, source=few, crystals=16, batch_size=4, initial_weights=str(before), **{name: value})
 
 
 @pytest.mark.parametrize(

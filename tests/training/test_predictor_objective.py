@@ -168,6 +168,12 @@ def test_noise_losses_leave_clean_crystals_out(kind: Literal["flow", "diffusion"
     assert clean.parts["lattice"].item() > 0.1
 
 
+def test_one_crystal_at_least_is_noised() -> None:
+    made = objective(tiny_predictor(), clean_share=0.999)
+    assert bool(made.total.isfinite())
+    assert made.parts["lattice"].item() > 0.1
+
+
 def test_crystals_without_a_label_have_no_say_in_the_energy() -> None:
     model = tiny_predictor()
     unknown = torch.full_like(LABELS, math.nan)

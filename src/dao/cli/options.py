@@ -108,7 +108,11 @@ def check_files(files: list[Path]) -> None:
 
     """
     for file in files:
-        if not file.exists():
+        try:
+            exists = file.exists()
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}") from None
+        if not exists:
             raise InputError(f"{file}: no such file or folder")
 
 

@@ -25,9 +25,10 @@ Examples:
   dao relax candidates.extxyz --steps 50 --format json
 
 \b
-Cell and atoms move downhill in the predicted energy above the hull, which never rises. The folder given by --out
-receives relaxed.extxyz, relaxed.csv, relaxed.json and one CIF each; a run that was interrupted goes on where it stopped
-when the same command is given again. Exit code 3: some structures could not be relaxed (see failures.json)."""
+Cell and atoms move downhill in the predicted energy above the hull, which never rises. Structures are relaxed and
+written in their primitive Niggli cells. The folder given by --out receives relaxed.extxyz, relaxed.csv, relaxed.json
+and one CIF each; a run that was interrupted goes on where it stopped when the same command is given again. Exit code
+3: some structures could not be relaxed (see failures.json)."""
 
 COLUMNS = {
     "id": "structure",

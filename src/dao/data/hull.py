@@ -163,7 +163,7 @@ def _solve_together(programs: Sequence[_Program]) -> list[float]:
         b_eq=np.concatenate([one.target for one in programs]),
         method="highs",
     )
-    if done.x is None:
+    if not done.success:
         raise RuntimeError(f"the hull's linear program was not solved: {done.message}")
     ends = np.cumsum([len(one.energies) for one in programs])
     return [float(part @ one.energies) for part, one in zip(np.split(done.x, ends[:-1]), programs, strict=True)]

@@ -71,6 +71,7 @@ def add_hull(source: Path, out: Path, *, group: str | None = None, everything: b
         with reading(str(source)):
             counts = _element_counts(table)
             formation = table[FORMATION].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            formation = np.where(np.isfinite(formation), formation, np.nan)
             stated = _stated(table)
         whose = _groups(table, group)
         origin = table[HULL_SOURCE].to_pylist() if HULL_SOURCE in table.column_names else [None] * table.num_rows

@@ -81,6 +81,20 @@ def niggli_reduce(crystal: Crystal) -> Crystal:
     return _rebuilt(crystal, crystal.atomic_numbers, _in_new_basis(crystal, transformation), basis)
 
 
+def is_niggli(crystal: Crystal, tolerance: float = 1e-2) -> bool:
+    """Whether the cell is a Niggli cell within rounding (``tolerance`` in units of its shortest vector squared).
+
+    Of a crystal with vectors or angles that are alike, several cells are, and rounding picks one of them.
+    """
+    gram = crystal.lattice @ crystal.lattice.T
+    a, b, c = gram.diagonal()
+    angles = np.array([2.0 * gram[1, 2], 2.0 * gram[0, 2], 2.0 * gram[0, 1]])
+    off = tolerance * float(gram.diagonal().min())
+    shortest = a <= b + off and b <= c + off and bool((np.abs(angles) <= np.array([b, a, a]) + off).all())
+    acute, obtuse = bool((angles >= -off).all()), bool((angles <= off).all()) and angles.sum() + a + b >= -off
+    return bool(shortest and (acute or obtuse))
+
+
 def primitive(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
     """The primitive cell, Niggli-reduced, in the crystal's own frame and not symmetrised.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _ROWS = (0, 1, 2, 0, 0, 1)
 _COLUMNS = (0, 1, 2, 1, 2, 2)
@@ -83,6 +84,7 @@ class _HalfLogarithm(torch.autograd.Function):
         return (vectors * (0.5 * eigenvalues.log())[..., None, :]) @ vectors.mT
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         eigenvalues, vectors = ctx.saved_tensors
         # (log a - log b) / (a - b) = log1p(x) / (b x) with x = a / b - 1, by its series where x is small

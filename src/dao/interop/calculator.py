@@ -23,6 +23,9 @@ class PredictorCalculator(Calculator):
     compared, relaxed and moved; differences between compositions are no reaction energies. Forces (eV/A) and stress
     (eV/A^3, ASE's order xx, yy, zz, yz, xz, xy and sign: positive under tension) are its derivatives. ``results`` also
     holds ``e_above_hull`` (eV/atom).
+
+    **Give primitive Niggli cells** (:func:`dao.geometry.cells.primitive`), which predictors are trained on: the same
+    crystal in another cell, such as a supercell, has another energy by the atom.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 -- ASE's own declaration

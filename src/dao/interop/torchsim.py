@@ -21,7 +21,8 @@ from dao.models import Predictor
 class TorchSimPredictor(ModelInterface):  # type: ignore[misc]  # torch-sim may not be installed
     """Energy, forces and stress of a predictor for torch-sim, in its units (eV, A) and signs.
 
-    **The energy is no total energy** but the predicted energy above the hull times the number of atoms: see
+    **The energy is no total energy** but the predicted energy above the hull times the number of atoms, and depends on
+    the cell that describes a crystal: see
     :class:`dao.interop.calculator.PredictorCalculator`.
     """
 

@@ -20,6 +20,7 @@ from dao.data.sources import read_crystals
 from dao.device import choose_device
 from dao.elements import SYMBOLS
 from dao.errors import InputError
+from dao.geometry.cells import is_niggli, niggli_reduce, primitive
 from dao.geometry.lattice import composition_volume
 from dao.jsonl import JsonLines
 from dao.models import Predictor
@@ -86,11 +87,28 @@ def load_predictor(weights: Path | str, device: str) -> Predictor:
     return Predictor.load(weights, device=choose_device(device))
 
 
+def reduced(crystal: Crystal) -> Crystal:
+    """The crystal in a primitive Niggli cell; itself, if it is in one.
+
+    That is what predictors are trained on, and to them the same crystal in another cell is another crystal: one put
+    rock salt in its cube of eight atoms 0.09 eV/atom higher than in its primitive cell.
+    """
+    try:
+        small = primitive(crystal)
+    except InputError:  # no symmetry can be determined
+        small = niggli_reduce(crystal)
+    return crystal if small.num_atoms == crystal.num_atoms and is_niggli(crystal) else small
+
+
 @torch.no_grad()
 def predict_energies(
     model: Predictor, crystals: Sequence[Crystal], *, batch_size: int | None = None, progress: bool = False
 ) -> list[float]:
-    """Energy above the hull of each crystal, eV/atom; batches are of like sizes and change nothing beyond rounding."""
+    """Energy above the hull of each crystal, eV/atom, in whatever cell it is given.
+
+    Batches are of like sizes and change nothing beyond rounding.
+    """
+    crystals = [reduced(crystal) for crystal in crystals]
     energies = [0.0] * len(crystals)
     scaler = model.energy_mean
     with CountProgress(len(crystals), 0, enabled=progress, what="energies") as bar:
@@ -104,6 +122,7 @@ def predict_energies(
 
 def doubts(model: Predictor, crystal: Crystal) -> str:
     """In what a crystal is unlike all that the predictor was trained on; empty if in nothing."""
+    crystal = reduced(crystal)
     trust = model.config.trust
     found = []
     unseen = [SYMBOLS[number] for number in crystal.counts if number not in trust.elements]
@@ -167,13 +186,14 @@ def relax_to_folder(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Relax structures and write ``relaxed.csv``, ``.json``, ``.extxyz``, and one CIF each; returns records, failures.
 
+    They are relaxed and written in primitive Niggli cells, of which ``num_atoms`` and ``volume_change`` are.
     Finished structures are kept in ``relaxed.jsonl``: the same command goes on where it was stopped.
 
     Raises:
         InputError: the folder cannot be written, or holds relaxations of other structures or by other settings.
 
     """
-    crystals = structures.crystals
+    crystals = [reduced(crystal) for crystal in structures.crystals]
     made_by = {
         "weights": model.fingerprint,
         "settings": asdict(settings),

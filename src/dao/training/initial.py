@@ -67,7 +67,7 @@ def load_initial_weights(model: CrystalModel, source: str) -> str:
     """Copy parameters and fitted scalers of other weights into ``model``; returns what they were trained on, in words.
 
     Raises:
-        InputError: no such weights, or weights of another network or process.
+        InputError: no such weights, or weights of another network or process (of a predictor: label or beta).
 
     """
     other = type(model).load(source)
@@ -78,6 +78,10 @@ def load_initial_weights(model: CrystalModel, source: str) -> str:
             theirs = replace(theirs, coordinate_weight=mine.coordinate_weight, lattice_weight=mine.lattice_weight)
         if mine != theirs:
             raise InputError(f"initial_weights {source}: trained with another {section} than this recipe's")
+    for setting in ("label", "beta"):
+        # of a predictor: its fitted energies are in their units
+        if getattr(model.config, setting, None) != getattr(other.config, setting, None):
+            raise InputError(f"initial_weights {source}: trained with another {setting} than this recipe's")
     # the symmetry prior, where there is one, is this training's own
     mine = {name: value for name, value in model.state_dict().items() if name.startswith("symmetry_prior.")}
     theirs = {name: value for name, value in other.state_dict().items() if not name.startswith("symmetry_prior.")}

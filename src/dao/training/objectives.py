@@ -101,7 +101,8 @@ def predictor_objective(model: Predictor, batch: CrystalBatch, noise: NoiseSourc
     """
     exact = torch.autocast(batch.lattice.device.type, enabled=False)  # geometry and targets are not rounded
     time = noise.uniform()
-    clean = noise.uniform().argsort().argsort() < round(recipe.clean_share * len(batch))
+    # one crystal at least is noised: there is no mean of noise losses over none
+    clean = noise.uniform().argsort().argsort() < min(round(recipe.clean_share * len(batch)), len(batch) - 1)
     with exact:
         origin = model.encode(batch)
         noised = model.process.noised(origin, time, batch.atomic_numbers, batch.mask, noise)

@@ -13,7 +13,11 @@ from dao.errors import InputError
 EXAMPLES = """\b
 Examples:
   dao data hull crysdb --out with-hull.parquet
-  dao data hull mine.parquet --group formation_energy_source --all --out mine-hull.parquet"""
+  dao data hull mine.parquet --group formation_energy_source --all --out mine-hull.parquet
+
+\b
+Give all phases that there are: what the filters of a training set leave out (dao data crysdb build keeps cells of 3 to
+30 atoms with a known energy) makes the rest look more stable than it is."""
 
 
 def hull(

@@ -171,9 +171,10 @@ def build(
         )
     )
     before = _standing(out, settings)
-    if before is not None:
-        return before
     work = out / WORK
+    if before is not None:
+        _clear(work)
+        return before
     pages = [_Pages(source, number, work, settings) for number, source in enumerate(sources)]
     failures: list[dict[str, str | int]] = []
     for one in pages:
@@ -205,7 +206,8 @@ def _standing(out: Path, settings: dict[str, Any]) -> Report | None:
     """The report of a folder that is complete; None where there is something left to do."""
     file = out / REPORT
     if not file.exists():
-        if shard_files(out):
+        # with pages beside them the shards are those of a run that was killed before it wrote the report
+        if shard_files(out) and not (out / WORK).exists():
             raise InputError(f"{out}: holds shards but no {REPORT}: choose another --out")
         return None
     with reading(str(file)):

@@ -98,7 +98,10 @@ def sift(items: Iterable[Item], filters: Filters) -> Sifted:
         except InputError as error:
             result.drop("invalid", str(error))
             continue
-        if number(crystal.info.get("e_above_hull")) is not None and not crystal.info.get(HULL_SOURCE):
-            crystal.info[HULL_SOURCE] = "database"
+        energy = number(crystal.info.get("e_above_hull"))
+        if energy is not None:
+            # OQMD, for one, measures a ground state from the hull of the others: below zero
+            crystal.info["e_above_hull"] = max(0.0, energy)
+            crystal.info[HULL_SOURCE] = crystal.info.get(HULL_SOURCE) or "database"
         result.kept.append(crystal)
     return result

@@ -42,7 +42,7 @@ class SourceStats:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges; what lies above the last edge is in the last bar."""
+    """Counts between edges; what lies beyond them is in the first and last bar."""
 
     edges: list[float]
     counts: list[int]
@@ -168,7 +168,7 @@ def _part(table: pa.Table, file: Path) -> _Part:
 
 
 def _histogram(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Histogram:
-    counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return Histogram(edges.tolist(), counts.tolist(), float(values.max()) if values.size else None)
 
 

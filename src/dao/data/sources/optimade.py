@@ -43,7 +43,15 @@ FIELDS: dict[str, dict[str, str]] = {
 }
 """Our labels in the words of providers, by their prefix; a dot leads into a dictionary."""
 
-STRUCTURE = ("lattice_vectors", "cartesian_site_positions", "species_at_sites", "species", "dimension_types", "nsites")
+STRUCTURE = (
+    "lattice_vectors",
+    "cartesian_site_positions",
+    "species_at_sites",
+    "species",
+    "dimension_types",
+    "structure_features",
+    "nsites",
+)
 
 _LARGEST = 512 * 2**20  # bytes of one answer
 _AGAIN = (408, 425, 429)
@@ -123,8 +131,10 @@ class Optimade:
             if cursor in self._asked:
                 raise ProviderError(f"its pages go round in a circle: {cursor}")
             body, url = self._ask(cursor), cursor
+        # asked for here, where a failure is the provider's: among the entries it would be theirs
+        prefix = self.prefix
         self._asked.add(url)
-        return self._page(body, url)
+        return self._page(body, url, prefix)
 
     @cached_property
     def prefix(self) -> str:
@@ -200,7 +210,7 @@ class Optimade:
             raise TemporaryError(f"the answer ends after {len(body)} of {expected} bytes")
         return bytes(body)
 
-    def _page(self, body: Mapping[str, Any], url: str) -> Page:
+    def _page(self, body: Mapping[str, Any], url: str, prefix: str) -> Page:
         data, links, meta = body["data"], body.get("links") or {}, body.get("meta") or {}
         if not (isinstance(data, list) and isinstance(links, dict) and isinstance(meta, dict)):
             raise ProviderError("the answer is not what OPTIMADE asks for")
@@ -212,23 +222,19 @@ class Optimade:
             raise ProviderError("an empty page that is not the last")
         total = meta.get("data_returned")
         return Page(
-            [self._item(entry, f"{self.name}, {url}, entry {number}") for number, entry in enumerate(data)],
+            [self._item(entry, f"{self.name}, {url}, entry {number}", prefix) for number, entry in enumerate(data)],
             urljoin(url, following) if following else None,
             total if isinstance(total, int) else None,
         )
 
-    def _item(self, entry: object, where: str) -> Item:
+    def _item(self, entry: object, where: str, prefix: str) -> Item:
         material_id = None
         try:
             with reading(where):
                 stated, attributes = _parts(entry)
-                material_id = stated if stated.startswith(f"{self.prefix}-") else f"{self.prefix}-{stated}"
+                material_id = stated if stated.startswith(f"{prefix}-") else f"{prefix}-{stated}"
                 labels = {label: _number(attributes, path) for label, path in self._fields.items()}
-                energy = labels.get("e_above_hull")
-                if energy is not None:
-                    # OQMD measures a ground state from the hull of the others: below zero
-                    labels["e_above_hull"] = max(0.0, energy)
-                crystal = _crystal(attributes, material_id, {**labels, "source": self.prefix})
+                crystal = _crystal(attributes, material_id, {**labels, "source": prefix})
         except InputError as error:
             return Item.unreadable(where, material_id, error)
         return Item(where, material_id, crystal)
@@ -245,6 +251,10 @@ def _crystal(attributes: Mapping[str, Any], material_id: str, info: Mapping[str,
     periodic = attributes.get("dimension_types")
     if periodic is not None and list(periodic) != [1, 1, 1]:
         raise InputError(f"periodic in {sum(map(bool, periodic))} of 3 directions")
+    features = attributes.get("structure_features")
+    if features:
+        # disorder, atoms without a site or attached to others, or sites of which some are occupied at a time
+        raise InputError(f"not the sites alone: {', '.join(map(str, features))}")
     numbers = {kind["name"]: _atomic_number(kind) for kind in attributes["species"]}
     sites, lattice = attributes["species_at_sites"], np.array(attributes["lattice_vectors"], dtype=np.float64)
     positions = np.array(attributes["cartesian_site_positions"], dtype=np.float64)
