@@ -48,6 +48,8 @@ class JsonLines:
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             made_by = dict(lines[0]["made_by"]) if lines else self.made_by
+            if not made_by.keys() & self.made_by.keys():
+                raise ValueError(made_by)  # noqa: TRY301 -- nothing of ours in it
             # lines of another making may well not parse, and that is not what is wrong with them
             parsed = [parse(line) for line in lines[1:]] if made_by == self.made_by else []
         except (InputError, ValueError, KeyError, IndexError, TypeError, RecursionError):
