@@ -18,7 +18,7 @@ import torch
 
 from dao.models import Generator
 from dao.symmetry_weights import load_symmetry
-from dao.training.initial import give_symmetry
+from dao.training.initial import copy_all_but_prior, give_symmetry
 from dao.weight_files import WEIGHTS
 
 SHELF = Path(__file__).resolve().parents[1] / "src" / "dao" / "weights"
@@ -29,8 +29,7 @@ def with_prior(flow: Generator, folder: Path) -> Generator:
     prior, memory, record = load_symmetry(folder)
     training = {**flow.config.training, "symmetry": record}
     model = Generator(replace(flow.config, symmetry=prior.config, training=training))
-    own = {name: value for name, value in flow.state_dict().items() if not name.startswith("symmetry_prior.")}
-    model.load_state_dict(own | {f"symmetry_prior.{name}": value for name, value in prior.state_dict().items()})
+    copy_all_but_prior(model, flow)
     give_symmetry(model, prior, memory)
     return model
 

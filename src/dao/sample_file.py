@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dao.crystal import Crystal
 from dao.jsonl import JsonLines
 from dao.sampling import Sample, SampleRequest
+
+if TYPE_CHECKING:
+    from dao.models import Generator
+    from dao.processes.config import SamplerSettings
+    from dao.processes.guidance import Guidance
+
+
+def signature(model: Generator, settings: SamplerSettings, seed: int, guidance: Guidance | None) -> dict[str, Any]:
+    """What samples in a file must agree on to belong together; not batch size or device, which only round."""
+    made_by = {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}
+    return made_by if guidance is None else {**made_by, "guidance": guidance.record()}
 
 
 class SampleFile:

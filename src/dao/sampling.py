@@ -237,14 +237,10 @@ class SymmetryChoice:
         return self._table.of_batch(torch.from_numpy(sites).to(device), torch.from_numpy(groups).to(device))
 
     def _propose(self, requests: Sequence[SampleRequest]) -> None:
-        new = list(
-            dict.fromkeys(
-                (request.atomic_numbers, request.space_group) for request in requests if request.orbits is None
-            ).keys()
-            - self._proposals.keys()
-        )
+        wanted = {(request.atomic_numbers, request.space_group) for request in requests if request.orbits is None}
+        new = wanted - self._proposals.keys()
         for group in sorted({group for _, group in new}, key=lambda group: group or 0):
-            compositions = sorted(numbers for numbers, wanted in new if wanted == group)
+            compositions = sorted(numbers for numbers, asked in new if asked == group)
             assert self._prior is not None  # noqa: S101 -- check_requests has refused otherwise
             counts = [Counter(numbers) for numbers in compositions]
             found = propose(self._prior, counts, PROPOSALS, self._memory, space_group=group)

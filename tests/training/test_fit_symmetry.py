@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import subprocess
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_folders
+from run_folders import figures
 from toys import toy_crystals, write_parquet, write_toml
 
 import dao.training.fit_symmetry
@@ -58,19 +59,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, toy_file: Path) -> Path:
     return out
 
 
-def figures(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
-
-
 def assert_same_run(one: Path, other: Path) -> None:
-    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
-    for name in ("log.csv", "validation.csv"):
-        assert figures(one / name) == figures(other / name)
-    assert [int(row["step"]) for row in figures(one / "log.csv")] == list(range(1, STEPS + 1))
-    assert [int(row["step"]) for row in figures(one / "validation.csv")] == [5, 10, 15, 20]
-    for name in ("last/model.safetensors", f"checkpoint-{STEPS:09d}/tensors.safetensors"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    run_folders.assert_same_run(one, other, steps=STEPS, validated=(5, 10, 15, 20), files=("last/model.safetensors",))
 
 
 def test_every_crystal_once_an_epoch() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_folders
 from toys import tiny_predictor_recipe, tiny_recipe, write_toml
 
 import dao.training.fit
@@ -48,20 +48,9 @@ def _checked(tree: dict[str, Any]) -> Recipe | PredictorRecipe:
     return checked
 
 
-def figures(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
-
-
 def assert_same_run(one: Path, other: Path) -> None:
-    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
-    for name in ("log.csv", "validation.csv"):
-        assert figures(one / name) == figures(other / name)
-    assert [int(row["step"]) for row in figures(one / "log.csv")] == list(range(1, STEPS + 1))
-    assert [int(row["step"]) for row in figures(one / "validation.csv")] == [10, 20, 30, 40]
-    tensors = f"checkpoint-{STEPS:09d}/tensors.safetensors"
-    for name in ("last/model.safetensors", "best/model.safetensors", tensors):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    files = ("last/model.safetensors", "best/model.safetensors")
+    run_folders.assert_same_run(one, other, steps=STEPS, validated=(10, 20, 30, 40), files=files)
     records = [json.loads((folder / "last" / "config.json").read_text())["training"] for folder in (one, other)]
     for record in records:
         record.pop("hours")

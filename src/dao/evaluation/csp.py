@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from dao.evaluation.scores import Scores
 from dao.evaluation.targets import Targets
 from dao.evaluation.validity import valid
 from dao.jsonl import JsonLines
-from dao.sample_file import SampleFile
+from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ class Sampling:
 
         """
         settings = check_settings(model, settings)
-        made_by = {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}
-        if guidance is not None:
-            made_by["guidance"] = guidance.record()
+        made_by = signature(model, settings, seed, guidance)
         rows = requests_for(targets, samples)
         check_requests(model, [request for row in rows for request in row])
         file = SampleFile(out, made_by, f"samples-{seed}.jsonl")

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dao.data.symmetry_batch import NO_NEIGHBOURS, Orbits, SymmetryBatch, composition_sequence, symmetry_batch
+from dao.data.symmetry_batch import (
+    NO_NEIGHBOURS,
+    Orbits,
+    SymmetryBatch,
+    SymmetrySequence,
+    composition_sequence,
+    symmetry_batch,
+)
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.geometry.wyckoff import check_space_group, wyckoff_positions
 from dao.geometry.wyckoff_assignments import PartialAssignment, allowed_letters
@@ -110,11 +117,16 @@ def propose(
         check_space_group(space_group)
     if not compositions:
         return []
-    found = _search(model, compositions, count, memory, space_group)
+    sequences = [
+        composition_sequence(one, NO_NEIGHBOURS if memory is None else memory.neighbours(one)) for one in compositions
+    ]
+    batch = symmetry_batch(sequences)
+    found = _search(model, sequences, batch, count, space_group)
     unaided = model.config.unaided_share if memory is not None else 0.0
     if unaided == 0.0:
         return found
-    alone = _search(model, compositions, count, None, space_group)
+    hidden = batch.without_neighbours(torch.ones(len(batch), dtype=torch.bool))
+    alone = _search(model, sequences, hidden, count, space_group)
     return [_mixed(*both, unaided, count) for both in zip(found, alone, strict=True)]
 
 
@@ -133,15 +145,11 @@ def _mixed(
 
 def _search(
     model: SymmetryPrior,
-    compositions: Sequence[Mapping[int, int]],
+    sequences: Sequence[SymmetrySequence],
+    batch: SymmetryBatch,
     count: int,
-    memory: SymmetryMemory | None,
     space_group: int | None,
 ) -> list[list[SymmetryProposal]]:
-    sequences = [
-        composition_sequence(one, NO_NEIGHBOURS if memory is None else memory.neighbours(one)) for one in compositions
-    ]
-    batch = symmetry_batch(sequences)
     encoded, mask = model.encode(batch)
     contexts = model.contexts(encoded)
     finished = _Finished(len(sequences), count)

@@ -121,8 +121,7 @@ def predict_energies(
 
 
 def doubts(model: Predictor, crystal: Crystal) -> str:
-    """In what a crystal is unlike all that the predictor was trained on; empty if in nothing."""
-    crystal = reduced(crystal)
+    """In what a :func:`reduced` crystal is unlike all that the predictor was trained on; empty if in nothing."""
     trust = model.config.trust
     found = []
     unseen = [SYMBOLS[number] for number in crystal.counts if number not in trust.elements]
@@ -149,7 +148,7 @@ def energy_records(model: Predictor, structures: Structures, energies: Sequence[
             "formula": crystal.reduced_formula,
             "num_atoms": crystal.num_atoms,
             "e_above_hull": round(energy, 6),
-            "doubts": doubts(model, crystal),
+            "doubts": doubts(model, reduced(crystal)),
         }
         for crystal, file, energy in zip(structures.crystals, structures.files, energies, strict=True)
     ]

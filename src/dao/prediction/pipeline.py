@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from dao.prediction.composition import Composition, parse_cells, parse_formula
 from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.judging import Judge, Judging, Rank
 from dao.prediction.ranking import Candidate, rank_by_recurrence
-from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
-from dao.sample_file import SampleFile
+from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
 from dao.weights import DEFAULT, largest_trained_cell
 
@@ -149,10 +148,11 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     model = load_generator(weights, device)
     judge = (judging or Judging()).load(device)
     settings = check_settings(model, model.config.sampler.updated(steps=steps))
+    made_by = signature(model, settings, seed, judge.guidance)
     files: dict[Composition, SampleFile] = {}
     plans: dict[Composition, dict[SampleRequest, int]] = {}
     for composition, units in targets.items():
-        files[composition] = SampleFile(out / composition.reduced_formula, _signature(model, settings, seed, judge))
+        files[composition] = SampleFile(out / composition.reduced_formula, made_by)
         plans[composition] = _plan(model, composition, units, samples)
     owner = {request: composition for composition, plan in plans.items() for request in plan}
     finished = {request: one for file in files.values() for request, one in file.read().items()}
@@ -214,9 +214,3 @@ def _rank(
             composition.reduced_formula, composition.num_atoms, crystals, total=len(done), source="generator"
         )
     )
-
-
-def _signature(model: Generator, settings: SamplerSettings, seed: int, judge: Judge) -> dict[str, Any]:
-    """What samples in a file must agree on to belong together; not batch size or device, which only round."""
-    made_by = {"weights": model.fingerprint, "sampler": asdict(settings), "seed": seed}
-    return made_by if judge.guidance is None else {**made_by, "guidance": judge.guidance.record()}

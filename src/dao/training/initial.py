@@ -63,6 +63,13 @@ def give_symmetry(model: Generator, prior: SymmetryPrior, memory: SymmetryMemory
     model.symmetry_memory = memory
 
 
+def copy_all_but_prior(model: CrystalModel, other: CrystalModel) -> None:
+    """Give a model the parameters and fitted scalers of another; a symmetry prior that it has stays its own."""
+    mine = {name: value for name, value in model.state_dict().items() if name.startswith("symmetry_prior.")}
+    theirs = {name: value for name, value in other.state_dict().items() if not name.startswith("symmetry_prior.")}
+    model.load_state_dict(theirs | mine)
+
+
 def load_initial_weights(model: CrystalModel, source: str) -> str:
     """Copy parameters and fitted scalers of other weights into ``model``; returns what they were trained on, in words.
 
@@ -82,10 +89,7 @@ def load_initial_weights(model: CrystalModel, source: str) -> str:
         # of a predictor: its fitted energies are in their units
         if getattr(model.config, setting, None) != getattr(other.config, setting, None):
             raise InputError(f"initial_weights {source}: trained with another {setting} than this recipe's")
-    # the symmetry prior, where there is one, is this training's own
-    mine = {name: value for name, value in model.state_dict().items() if name.startswith("symmetry_prior.")}
-    theirs = {name: value for name, value in other.state_dict().items() if not name.startswith("symmetry_prior.")}
-    model.load_state_dict(theirs | mine)
+    copy_all_but_prior(model, other)
     return _history(other.config.training)
 
 
