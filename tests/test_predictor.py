@@ -147,11 +147,11 @@ def test_the_scaler_gives_energies_their_unit() -> None:
         expected = model.energy_mean + model.energy_deviation * said / 2.0
         torch.testing.assert_close(model.energy(batch), expected)
     energies = torch.tensor([0.1, float("nan"), 0.3])
-    model.fit_energies(energies)
+    model.fit_energies({"e_above_hull": energies})
     assert float(model.energy_mean) == pytest.approx(0.2)
     assert float(model.energy_deviation) == pytest.approx(0.1)
     with pytest.raises(InputError, match="no crystal of the training set has a label 'e_above_hull'"):
-        model.fit_energies(energies[1:2])
+        model.fit_energies({"e_above_hull": energies[1:2]})
 
 
 @pytest.mark.parametrize(("kind", "lattice"), KINDS)

@@ -163,17 +163,20 @@ def tiny_predictor(
     *,
     beta: float = 1.0,
     seed: int = 0,
+    errors: bool = False,
+    auxiliary: str | None = None,
 ) -> Predictor:
     """An untrained predictor whose scalers are fitted to the toy crystals."""
     torch.manual_seed(seed)
     network = replace(tiny_network(space_groups=False), conditioning="scale_shift")
     process = ProcessConfig(kind=kind, lattice=lattice, timesteps=20)
-    model = Predictor(PredictorConfig(name="tiny", network=network, process=process, beta=beta))
+    outputs: dict[str, Any] = {"errors": errors, "auxiliary": auxiliary}
+    model = Predictor(PredictorConfig(name="tiny", network=network, process=process, beta=beta, **outputs))
     crystals = toy_crystals()
     packed = pack_crystals(crystals)
     model.process.representation.fit(packed.lattice, packed.element_counts())
     energies = [float("nan") if energy is None else energy for energy in toy_energies(crystals)]
-    model.fit_energies(torch.tensor(energies))
+    model.fit_energies(dict.fromkeys(("e_above_hull", *((auxiliary,) if auxiliary else ())), torch.tensor(energies)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)

@@ -21,7 +21,14 @@ from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.networks.build import build_network
 from dao.networks.config import NETWORKS, SPACE_GROUPS, NetworkConfig
-from dao.networks.heads import CoordinateHead, EnergyHead, InvariantLatticeHead, MatrixLatticeHead, SpaceGroupHead
+from dao.networks.heads import (
+    CoordinateHead,
+    EnergyHead,
+    ErrorHead,
+    InvariantLatticeHead,
+    MatrixLatticeHead,
+    SpaceGroupHead,
+)
 from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.potential import EnergyForcesStress, differentiate
@@ -95,6 +102,12 @@ class PredictorConfig(ModelConfig):
     """What the energy is: the label it was trained on, eV/atom."""
     beta: float = 1.0
     """Inverse temperature of the exponential loss, in units of the labels' standard deviation."""
+    errors: bool = False
+    """Also says how far off its energies are expected to be."""
+    auxiliary: str | None = None
+    """A second label that it was trained on, for the sake of the first."""
+    error_factor: float = 1.0
+    """What expected errors are multiplied by, fitted on crystals that were not trained on."""
     trust: TrustLimits = field(default_factory=TrustLimits)
 
     def __post_init__(self) -> None:
@@ -269,25 +282,39 @@ class Predictor(CrystalModel):
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config)
-        self.energy_head = EnergyHead(self.network.crystal_width, config.network.width)
+        sizes = self.network.crystal_width, config.network.width
+        self.energy_head = EnergyHead(*sizes)
+        self.error_head = ErrorHead(*sizes) if config.errors else None
+        self.auxiliary_head = EnergyHead(*sizes) if config.auxiliary is not None else None
         self.register_buffer("energy_mean", torch.zeros(()))
         self.register_buffer("energy_deviation", torch.ones(()))
+        if self.auxiliary_head is not None:
+            self.register_buffer("auxiliary_mean", torch.zeros(()))
+            self.register_buffer("auxiliary_deviation", torch.ones(()))
 
+    auxiliary_mean: Tensor
+    auxiliary_deviation: Tensor
     energy_mean: Tensor
     energy_deviation: Tensor
 
-    def fit_energies(self, energies: Float[Tensor, " m"]) -> None:
-        """Take mean and standard deviation of the training set's labels (eV/atom), NaN = unknown, as the scaler.
+    def fit_energies(self, labels: dict[str, Tensor]) -> None:
+        """Take mean and standard deviation of the training set's labels (M,) in eV/atom, NaN = unknown, as scalers.
 
         Raises:
-            InputError: no label is known.
+            InputError: none is known.
 
         """
-        known = energies[energies.isfinite()].double()
+        self._fit(labels, self.config.label, self.energy_mean, self.energy_deviation)
+        if self.config.auxiliary is not None:
+            self._fit(labels, self.config.auxiliary, self.auxiliary_mean, self.auxiliary_deviation)
+
+    @staticmethod
+    def _fit(labels: dict[str, Tensor], name: str, mean: Tensor, deviation: Tensor) -> None:
+        known = labels[name][labels[name].isfinite()].double()
         if len(known) == 0:
-            raise InputError(f"no crystal of the training set has a label {self.config.label!r}")
-        self.energy_mean.copy_(known.mean())
-        self.energy_deviation.copy_(known.std(correction=0).clamp_min(LEAST_DEVIATION))
+            raise InputError(f"no crystal of the training set has a label {name!r}")
+        mean.copy_(known.mean())
+        deviation.copy_(known.std(correction=0).clamp_min(LEAST_DEVIATION))
 
     def forward(
         self,
@@ -304,7 +331,14 @@ class Predictor(CrystalModel):
         nodes, crystal, lattice = self._features(atomic_numbers, mask, state, time, None)
         coords = self.coordinate_head(nodes, mask).to(state.frac_coords.dtype)
         numbers = self.lattice_head(crystal, lattice).to(state.lattice.dtype)
-        return Prediction(coords, numbers, energy=self.energy_head(crystal))
+        return Prediction(
+            coords,
+            numbers,
+            energy=self.energy_head(crystal),
+            # of the energy as it is: to be surer of it must not make it worse
+            error=None if self.error_head is None else self.error_head(crystal.detach()),
+            auxiliary=None if self.auxiliary_head is None else self.auxiliary_head(crystal),
+        )
 
     def energy(self, batch: CrystalBatch, time: float = 0.0) -> Float[Tensor, " b"]:
         """Energy of crystals that are noised to ``time`` (0: clean), eV/atom; no total energy, but E above the hull.
@@ -313,10 +347,28 @@ class Predictor(CrystalModel):
         knows primitive Niggli cells. Differentiable with respect to fractional coordinates and lattice. For t > 0 it is
         the soft minimum over what the noised crystal may have been.
         """
+        return self.energy_mean + self._unit * self.energy_head(self._crystal_features(batch, time))
+
+    def energy_and_error(self, batch: CrystalBatch) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]:
+        """Energy of clean crystals, and how far off it is expected to be (mean absolute error), both in eV/atom.
+
+        The error is None of a predictor that was not trained to say it.
+        """
+        crystal = self._crystal_features(batch, 0.0)
+        energy = self.energy_mean + self._unit * self.energy_head(crystal)
+        if self.error_head is None:
+            return energy, None
+        return energy, self.config.error_factor * self._unit * self.error_head(crystal)
+
+    @property
+    def _unit(self) -> Tensor:
+        """What 1 of the energy head is, eV/atom."""
+        return self.energy_deviation / self.config.beta
+
+    def _crystal_features(self, batch: CrystalBatch, time: float) -> Float[Tensor, "b c"]:
         state = self.encode(batch)
         times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
-        _, crystal, _ = self._features(batch.atomic_numbers, batch.mask, state, times, None)
-        return self.energy_mean + self.energy_deviation / self.config.beta * self.energy_head(crystal)
+        return self._features(batch.atomic_numbers, batch.mask, state, times, None)[1]
 
     def energy_forces_stress(self, batch: CrystalBatch) -> EnergyForcesStress:
         """E above the hull of whole cells (eV), and what it says of forces (eV/A) and stress (eV/A^3); t = 0.

@@ -19,6 +19,7 @@ from dao.training.fit import TrainingNoise
 from dao.training.objectives import (
     LARGEST_EXPONENT,
     Objective,
+    absolute_error_loss,
     bounded_exp,
     exponential_energy_loss,
     predictor_objective,
@@ -198,3 +199,56 @@ def test_wild_labels_and_energies_give_finite_gradients() -> None:
     made.total.backward()
     assert bool(made.total.isfinite())
     assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_the_expected_error_is_least_at_the_mean_absolute_error() -> None:
+    errors = torch.tensor([0.1, 0.2, 0.6], dtype=torch.float64)
+    found = minimiser(lambda c, e: absolute_error_loss(c.exp(), e), errors, torch.full((1, 3), 1 / 3).double()).exp()
+    torch.testing.assert_close(found, torch.tensor([0.3], dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_deformed_crystals_are_labelled_with_what_it_costs(calls: list[tuple[Any, ...]]) -> None:
+    model = tiny_predictor()
+    settings: dict[str, Any] = {"clean_share": 0.5, "clean_weight": 1.0}
+    plain = objective(model, **settings)
+    made = objective(model, deformed_share=0.4, **settings)
+    origin = model.encode(PACKED.batch(torch.arange(50), 6))
+    state, time, _ = calls[1]
+    moved = (state.lattice != origin.lattice).any(1) & (time == 0)
+    assert int((time == 0).sum()) == 25
+    assert int(moved.sum()) == 10
+    assert made.parts["clean_mae"].item() != plain.parts["clean_mae"].item()
+
+
+def test_other_settings_change_cells_and_no_label() -> None:
+    model = tiny_predictor()
+    same = [objective(model, clean_share=0.9, other_settings=on).parts["energy"].item() for on in (False, True)]
+    assert same[0] != same[1]
+
+
+def test_a_second_head_says_how_far_off_the_first_is() -> None:
+    """It learns of the energy, and the energy nothing of it."""
+    model = tiny_predictor(errors=True)
+    made = objective(model, clean_share=0.8)
+    made.parts["errors"].backward()
+    assert model.error_head is not None
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.error_head.parameters())
+    others = [parameter for name, parameter in model.named_parameters() if not name.startswith("error_head")]
+    assert not any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in others)
+    torch.testing.assert_close(
+        made.total, sum(made.parts[name] for name in ("coordinates", "lattice", "energy", "errors")), rtol=1e-6, atol=0
+    )
+
+
+def test_a_second_label_is_learned_beside_the_first() -> None:
+    model = tiny_predictor(auxiliary="formation_energy")
+    noise = TrainingNoise(50, torch.Generator().manual_seed(0), torch.device("cpu"))
+    second = torch.where(torch.arange(50) < 10, torch.nan, -LABELS.nan_to_num() - 1.0)
+    batch = replace(PACKED, labels={"e_above_hull": LABELS, "formation_energy": second}).batch(torch.arange(50), 6)
+    recipe = EnergyRecipe(clean_share=0.8, auxiliary="formation_energy", auxiliary_weight=2.0)
+    made = predictor_objective(model, batch, noise, recipe)
+    assert 0.0 < made.parts["auxiliary"].item() < 100.0
+    rest = made.parts["coordinates"] + made.parts["lattice"] + made.parts["energy"]
+    torch.testing.assert_close(made.total, rest + 2.0 * made.parts["auxiliary"])
+    model.fit_energies({"e_above_hull": LABELS, "formation_energy": second})
+    assert model.auxiliary_mean.item() == pytest.approx(second[10:].mean().item())

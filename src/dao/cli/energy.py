@@ -25,8 +25,9 @@ Examples:
   dao energy structures/ --weights runs/predictor/best --out energies
 
 \b
-The energy is above the convex hull, in eV/atom: 0 is stable, and it is no total energy. "doubts" says in what a
-structure is unlike the training set. Exit code 3: some structures could not be read (stderr and --out say which)."""
+The energy is above the convex hull, in eV/atom: 0 is stable, and it is no total energy. "error" is how far off it is
+expected to be, "doubts" says in what a structure is unlike the training set. Exit code 3: some structures could not be
+read (stderr and --out say which)."""
 
 COLUMNS = {
     "file": "file",
@@ -34,6 +35,7 @@ COLUMNS = {
     "formula": "formula",
     "num_atoms": "atoms",
     "e_above_hull": "E above hull (eV/atom)",
+    "error": "expected error",
     "doubts": "doubts",
 }
 """Keys of a record that the table shows, and their headings."""
@@ -67,15 +69,15 @@ def energy(
         csv_text,
         energy_records,
         load_predictor,
-        predict_energies,
+        predict_with_errors,
         read_structures,
         write_energies,
     )
 
     model = load_predictor(source, device)
     structures = read_structures(files)
-    energies = predict_energies(model, structures.crystals, batch_size=batch_size, progress=not quiet)
-    records = energy_records(model, structures, energies)
+    said = predict_with_errors(model, structures.crystals, batch_size=batch_size, progress=not quiet)
+    records = energy_records(model, structures, said)
     if out is not None:
         write_energies(out, records, structures.failures)
     if output == "json":
@@ -83,8 +85,11 @@ def energy(
     elif output == "csv":
         print(csv_text(records), end="")
     else:
-        shown = [{**record, "e_above_hull": f"{record['e_above_hull']:.4f}"} for record in records]
-        print_table(shown, COLUMNS)
+        columns = {key: heading for key, heading in COLUMNS.items() if key in records[0]}
+        energies = ("e_above_hull", "error")
+        print_table(
+            [record | {key: f"{record[key]:.4f}" for key in energies if key in record} for record in records], columns
+        )
     for failure in structures.failures:
         typer.echo(f"left out: {failure['reason']}", err=True)
     return 3 if structures.failures else 0

@@ -158,6 +158,8 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
 
 
 def _four_decimals(record: dict[str, Any]) -> dict[str, str]:
-    """Energies, of which two decimals say little, as text."""
-    energy = record.get("e_above_hull")
-    return {} if energy is None else {"e_above_hull": f"{energy:.4f}"}
+    """Energies, of which two decimals say little, as text, with their expected error."""
+    energy, error = record.get("e_above_hull"), record.get("e_above_hull_error")
+    if energy is None:
+        return {}
+    return {"e_above_hull": f"{energy:.4f}" + ("" if error is None else f" ± {error:.4f}")}

@@ -39,12 +39,16 @@ class CrysformerConfig:
     """Condition on the space group where it is given, and predict it where it is not (needs ``scale_shift``)."""
     wyckoff_positions: bool = False
     """Add a learned vector for each atom's Wyckoff position; the space group is then always given, never predicted."""
+    contacts: int = 0
+    """Radial functions of the distances to periodic neighbours, by which atoms also exchange messages; 0: none."""
 
     def __post_init__(self) -> None:
         """Check sizes that would otherwise fail deep inside."""
         _check_sizes(self.time_features, self.width, self.blocks, self.heads, self.frequencies)
         if self.width % self.heads:
             raise InputError(f"network width {self.width} is not a multiple of its {self.heads} heads")
+        if self.contacts < 0 or (self.contacts and self.width % self.contacts):
+            raise InputError(f"network width {self.width} is not a multiple of its {self.contacts} contacts")
         if self.space_groups and self.conditioning != "scale_shift":
             raise InputError("network space_groups needs conditioning 'scale_shift'")
         if self.wyckoff_positions and not self.space_groups:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from dao.geometry.wyckoff import WYCKOFF_POSITIONS
 from dao.networks.config import COUNT_FEATURES, LATTICE_FEATURES, SPACE_GROUPS, CrysformerConfig
+from dao.networks.contacts import ContactConvolution, contacts
 from dao.networks.edges import EdgeGeometry, edge_geometry, gram_features, wave_logits, wave_values
 from dao.networks.embeddings import ELEMENT_FEATURES, count_embedding, element_features, sinusoidal_embedding
 
@@ -96,6 +97,7 @@ class CrysformerBlock(nn.Module):
         width = config.width
         self.attention_norm = nn.LayerNorm(width)
         self.attention = InvariantAttention(width, config.heads, config.frequencies)
+        self.contact = ContactConvolution(width, config.contacts) if config.contacts else None
         self.attention_residual = GatedResidual(width)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -112,13 +114,20 @@ class CrysformerBlock(nn.Module):
         edge_norm: nn.LayerNorm,
         key_bias: Float[Tensor, "b 1 1 n"],
         condition: Float[Tensor, "b d"] | None,
+        neighbours: Float[Tensor, "b r n n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """One block; ``condition`` scales and shifts the normalised inputs where the network has a modulation."""
+        """One block; ``condition`` scales and shifts the normalised inputs where the network has a modulation.
+
+        Messages along ``neighbours``, where the network has contacts, join those of the attention.
+        """
         attention_input = self.attention_norm(nodes)
         if self.modulation is not None and condition is not None:
             scale_a, shift_a, scale_f, shift_f = self.modulation(condition)[:, None].chunk(4, dim=-1)
             attention_input = attention_input * (1 + scale_a) + shift_a
-        nodes = self.attention_residual(nodes, self.attention(attention_input, edges, edge_norm, key_bias))
+        message = self.attention(attention_input, edges, edge_norm, key_bias)
+        if self.contact is not None and neighbours is not None:
+            message = message + self.contact(attention_input, neighbours)
+        nodes = self.attention_residual(nodes, message)
         feed_forward_input = self.feed_forward_norm(nodes)
         if self.modulation is not None and condition is not None:
             feed_forward_input = feed_forward_input * (1 + scale_f) + shift_f
@@ -184,6 +193,9 @@ class Crysformer(nn.Module):
         with torch.autocast(frac_coords.device.type, enabled=False):
             gram = gram_features(lattice, self.config.gram)
             edges = edge_geometry(frac_coords, gram, self.config.frequencies, self.edge_norm.eps)
+            neighbours = None
+            if self.config.contacts:
+                neighbours = contacts(frac_coords, lattice, mask, self.config.contacts)
         # finite, so that a slot of the batch without any atom gives no NaN; exp() of it is exactly 0 elsewhere
         hidden = torch.finfo(frac_coords.dtype).min
         key_bias = torch.zeros_like(mask, dtype=frac_coords.dtype).masked_fill(~mask, hidden)[:, None, None]
@@ -204,7 +216,7 @@ class Crysformer(nn.Module):
                 condition = condition + self.space_group(known)
             condition = functional.silu(condition)
         for block in self.blocks:
-            nodes = block(nodes, edges, self.edge_norm, key_bias, condition)
+            nodes = block(nodes, edges, self.edge_norm, key_bias, condition, neighbours)
 
         weight = mask.to(nodes.dtype)[..., None]
         pooled = (nodes * weight).sum(1) / weight.sum(1).clamp_min(1.0)

@@ -8,6 +8,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
+
+LEAST_ERROR = 1e-3
+"""Least expected error, in standard deviations of the energies."""
 
 
 class CoordinateHead(nn.Module):
@@ -59,6 +63,19 @@ class EnergyHead(nn.Module):
         """Standardised energy, in float32 at least: losses and gradients are taken of it."""
         energy = torch.as_tensor(self.layers(crystal)).squeeze(-1)
         return energy.to(torch.promote_types(energy.dtype, torch.float32))
+
+
+class ErrorHead(nn.Module):
+    """How far off the energy is expected to be: one positive number a crystal by a two-layer perceptron."""
+
+    def __init__(self, crystal_width: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(crystal_width, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+
+    def forward(self, crystal: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
+        """Expected absolute error, float32 at least, bounded away from zero."""
+        said = torch.as_tensor(self.layers(crystal)).squeeze(-1)
+        return LEAST_ERROR + functional.softplus(said.to(torch.promote_types(said.dtype, torch.float32)))
 
 
 class SpaceGroupHead(nn.Module):

@@ -100,24 +100,48 @@ def reduced(crystal: Crystal) -> Crystal:
     return crystal if small.num_atoms == crystal.num_atoms and is_niggli(crystal) else small
 
 
+@dataclass(frozen=True)
+class PredictedEnergy:
+    """What a predictor says of a crystal.
+
+    Attributes:
+        energy: above the hull, eV/atom.
+        error: how far off it is expected to be (mean absolute error), eV/atom; None: the predictor does not say.
+
+    """
+
+    energy: float
+    error: float | None
+
+
 @torch.no_grad()
-def predict_energies(
+def predict_with_errors(
     model: Predictor, crystals: Sequence[Crystal], *, batch_size: int | None = None, progress: bool = False
-) -> list[float]:
-    """Energy above the hull of each crystal, eV/atom, in whatever cell it is given.
+) -> list[PredictedEnergy]:
+    """Energy above the hull of each crystal, in whatever cell it is given, and its expected error.
 
     Batches are of like sizes and change nothing beyond rounding.
     """
     crystals = [reduced(crystal) for crystal in crystals]
-    energies = [0.0] * len(crystals)
+    made: dict[int, PredictedEnergy] = {}
     scaler = model.energy_mean
     with CountProgress(len(crystals), 0, enabled=progress, what="energies") as bar:
         for places in batches(crystals, batch_size):
             batch = CrystalBatch.from_crystals([crystals[i] for i in places], dtype=scaler.dtype).to(scaler.device)
-            for i, energy in zip(places, model.energy(batch).tolist(), strict=True):
-                energies[i] = energy
+            energy, error = model.energy_and_error(batch)
+            errors = [None] * len(places) if error is None else error.tolist()
+            for i, *said in zip(places, energy.tolist(), errors, strict=True):
+                made[i] = PredictedEnergy(*said)
             bar.advance(len(places))
-    return energies
+    return [made[i] for i in range(len(crystals))]
+
+
+def predict_energies(
+    model: Predictor, crystals: Sequence[Crystal], *, batch_size: int | None = None, progress: bool = False
+) -> list[float]:
+    """The energies of :func:`predict_with_errors` alone, eV/atom."""
+    said = predict_with_errors(model, crystals, batch_size=batch_size, progress=progress)
+    return [one.energy for one in said]
 
 
 def doubts(model: Predictor, crystal: Crystal) -> str:
@@ -139,18 +163,21 @@ def doubts(model: Predictor, crystal: Crystal) -> str:
     return "; ".join(found)
 
 
-def energy_records(model: Predictor, structures: Structures, energies: Sequence[float]) -> list[dict[str, Any]]:
-    """One record a structure for tables and files; ``e_above_hull`` in eV/atom."""
+def energy_records(
+    model: Predictor, structures: Structures, energies: Sequence[PredictedEnergy]
+) -> list[dict[str, Any]]:
+    """One record a structure for tables and files; ``e_above_hull`` and its expected ``error`` in eV/atom."""
     return [
         {
             "file": file,
             "id": crystal.name,
             "formula": crystal.reduced_formula,
             "num_atoms": crystal.num_atoms,
-            "e_above_hull": round(energy, 6),
+            "e_above_hull": round(said.energy, 6),
+            **({} if said.error is None else {"error": round(said.error, 6)}),
             "doubts": doubts(model, reduced(crystal)),
         }
-        for crystal, file, energy in zip(structures.crystals, structures.files, energies, strict=True)
+        for crystal, file, said in zip(structures.crystals, structures.files, energies, strict=True)
     ]
 
 

@@ -107,10 +107,11 @@ class Judge:
         """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
         if self.ranker is None or not candidates:
             return list(candidates)
-        from dao.prediction.energies import predict_energies
+        from dao.prediction.energies import predict_with_errors
         from dao.prediction.ranking import rank_by_energy, with_energies
 
-        known = with_energies(candidates, predict_energies(self.ranker, [one.crystal for one in candidates]))
+        said = predict_with_errors(self.ranker, [one.crystal for one in candidates])
+        known = with_energies(candidates, [one.energy for one in said], [one.error for one in said])
         return rank_by_energy(known) if self.by_energy else known
 
     def note(self) -> str:

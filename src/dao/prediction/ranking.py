@@ -63,6 +63,8 @@ class Candidate:
     """(formula units sampled, sample index) of each of them."""
     e_above_hull: float | None = None
     """Predicted, eV/atom; NaN where the predictor has no answer, None where no predictor was asked."""
+    e_above_hull_error: float | None = None
+    """How far off that energy is expected to be, eV/atom; None where no predictor says so."""
 
     @property
     def structure(self) -> Structure:
@@ -84,7 +86,9 @@ class Candidate:
         a, b, c, alpha, beta, gamma = self.crystal.to_structure().lattice.parameters
         energy: dict[str, float | None] = {}
         if self.e_above_hull is not None:
-            energy = {"e_above_hull": round(self.e_above_hull, 6) if math.isfinite(self.e_above_hull) else None}
+            energy = {"e_above_hull": _rounded(self.e_above_hull)}
+        if self.e_above_hull_error is not None:
+            energy["e_above_hull_error"] = _rounded(self.e_above_hull_error)
         return {
             "rank": self.rank,
             "formula": self.formula,
@@ -105,6 +109,11 @@ class Candidate:
             "samples": self.samples,
             "source": self.source,
         }
+
+
+def _rounded(energy: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return round(energy, 6) if math.isfinite(energy) else None
 
 
 def read_symmetry(crystal: Crystal) -> Reading:
@@ -201,11 +210,16 @@ def rank_by_recurrence(
     ]
 
 
-def with_energies(candidates: Sequence[Candidate], energies: Sequence[float]) -> list[Candidate]:
-    """The candidates with their energies above the hull (eV/atom); what is not finite becomes NaN."""
+def with_energies(
+    candidates: Sequence[Candidate], energies: Sequence[float], errors: Sequence[float | None] | None = None
+) -> list[Candidate]:
+    """The candidates with their energies above the hull and expected errors (eV/atom); what is not finite is NaN."""
+    said = zip(candidates, energies, errors or [None] * len(candidates), strict=True)
     return [
-        replace(one, e_above_hull=energy if math.isfinite(energy) else math.nan)
-        for one, energy in zip(candidates, energies, strict=True)
+        replace(one, e_above_hull=energy, e_above_hull_error=error)
+        if math.isfinite(energy)
+        else replace(one, e_above_hull=math.nan)
+        for one, energy, error in said
     ]
 
 

@@ -47,6 +47,10 @@ class Prediction:
     space_group_logits: Float[Tensor, "b s"] | None = None
     energy: Float[Tensor, " b"] | None = None
     """A predictor's standardised energy of the noised crystals."""
+    error: Float[Tensor, " b"] | None = None
+    """How far off that energy is expected to be, in the same units, from a predictor that says so."""
+    auxiliary: Float[Tensor, " b"] | None = None
+    """Standardised second label of a predictor that has one."""
 
 
 LEAST_DATA = 0.1

@@ -128,6 +128,18 @@ class EnergyRecipe(_Section):
     clean_weight: float = Field(default=0.0, ge=0)
     """Weight of a Huber loss of the clean crystals' energies, in standard deviations: the exponential loss hardly sees
     differences between large energies."""
+    labelled_only: bool = False
+    """Leave crystals without a label out, which would be trained on for their noise alone."""
+    deformed_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the clean crystals that are strained and rattled, their label raised by what that costs an elastic solid
+    (:mod:`dao.training.deformations`): without, energies have no minimum at the crystals."""
+    other_settings: bool = False
+    """Show every crystal with its cell vectors in random order, and half of them inverted."""
+    errors: bool = False
+    """Learn to say how far off the energies of clean crystals are."""
+    auxiliary: str | None = None
+    """Column of a second label, eV/atom, that the network learns beside the first (e.g. ``formation_energy``)."""
+    auxiliary_weight: float = Field(default=1.0, ge=0)
 
 
 class PredictorRecipe(_CrystalRecipe):
@@ -139,6 +151,11 @@ class PredictorRecipe(_CrystalRecipe):
     beta: float = Field(default=1.0, gt=0)
     """Inverse temperature of the exponential loss, for energies in standard deviations."""
     energy: EnergyRecipe = EnergyRecipe()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Columns to read."""
+        return (self.label,) if self.energy.auxiliary is None else (self.label, self.energy.auxiliary)
 
     @model_validator(mode="after")
     def _knows_no_symmetry(self) -> PredictorRecipe:

@@ -126,7 +126,7 @@ def train(
         split=recipe.data.train_split,
         max_atoms=recipe.data.max_atoms,
         split_optional=True,
-        labels=(recipe.label,) if recipe.task == "predictor" else (),
+        labels=recipe.labels if recipe.task == "predictor" else (),
         note=tell,
     )
     validation_path = path

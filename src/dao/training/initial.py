@@ -28,7 +28,7 @@ def fit_scalers(model: CrystalModel, training_set: PackedCrystals) -> None:
         lattice, counts = torch.linalg.solve(cell, lattice), counts / torch.linalg.det(cell)[:, None].abs()
     model.process.representation.fit(lattice, counts)
     if isinstance(model, Predictor):
-        model.fit_energies(training_set.labels[model.config.label])
+        model.fit_energies(training_set.labels)
 
 
 def trust_limits(training_set: PackedCrystals, label: str) -> TrustLimits:

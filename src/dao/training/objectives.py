@@ -16,6 +16,7 @@ from torch.nn import functional
 from dao.crystal import CrystalBatch
 from dao.models import Generator, Predictor
 from dao.processes.base import Noised, NoiseSource, Prediction, State
+from dao.training.deformations import deformed, other_setting
 
 if TYPE_CHECKING:
     from dao.recipes.schema import EnergyRecipe
@@ -102,8 +103,15 @@ def predictor_objective(model: Predictor, batch: CrystalBatch, noise: NoiseSourc
     exact = torch.autocast(batch.lattice.device.type, enabled=False)  # geometry and targets are not rounded
     time = noise.uniform()
     # one crystal at least is noised: there is no mean of noise losses over none
-    clean = noise.uniform().argsort().argsort() < min(round(recipe.clean_share * len(batch)), len(batch) - 1)
+    place = noise.uniform().argsort().argsort()
+    clean_count = min(round(recipe.clean_share * len(batch)), len(batch) - 1)
+    clean = place < clean_count
     with exact:
+        if recipe.other_settings:
+            batch = other_setting(batch, noise)
+        strain_energy = torch.zeros_like(time)
+        if recipe.deformed_share:
+            batch, strain_energy = deformed(batch, place < round(recipe.deformed_share * clean_count), noise)
         origin = model.encode(batch)
         noised = model.process.noised(origin, time, batch.atomic_numbers, batch.mask, noise)
     state = State(
@@ -114,22 +122,39 @@ def predictor_objective(model: Predictor, batch: CrystalBatch, noise: NoiseSourc
     prediction = model(batch.atomic_numbers, batch.mask, state, time)
     with exact:
         losses = model.process.loss(*_rows(prediction, noised, ~clean), batch.mask[~clean])
-        labels = batch.labels[model.config.label]
+        labels = batch.labels[model.config.label] + strain_energy
         known = labels.isfinite()
         label = model.config.beta * (labels.nan_to_num() - model.energy_mean) / model.energy_deviation
         assert prediction.energy is not None  # noqa: S101 -- a predictor always has one
         energy = exponential_energy_loss(prediction.energy, label)
-        huber = functional.huber_loss(prediction.energy, label, reduction="none", delta=HUBER_WIDTH) / HUBER_WIDTH
-        error = (prediction.energy - label).abs() * model.energy_deviation / model.config.beta
+        error = (prediction.energy - label).abs()
     parts = {
         "coordinates": losses.frac_coords,
         "lattice": losses.lattice,
         "energy": _mean(energy, known),
-        "clean": _mean(huber, known & clean),
-        "clean_mae": _mean(error, known & clean),
+        "clean": _mean(_huber(prediction.energy, label), known & clean),
+        "clean_mae": _mean(error * model.energy_deviation / model.config.beta, known & clean),
     }
     total = losses.total + recipe.weight * parts["energy"] + recipe.clean_weight * parts["clean"]
+    if prediction.error is not None:
+        parts["errors"] = _mean(absolute_error_loss(prediction.error, error.detach()), known & clean)
+        total = total + parts["errors"]
+    if prediction.auxiliary is not None and model.config.auxiliary is not None:
+        second = (batch.labels[model.config.auxiliary] - model.auxiliary_mean) / model.auxiliary_deviation
+        parts["auxiliary"] = _mean(
+            _huber(prediction.auxiliary, second.nan_to_num()), second.isfinite() & clean & (strain_energy == 0)
+        )
+        total = total + recipe.auxiliary_weight * parts["auxiliary"]
     return Objective(total, parts)
+
+
+def _huber(said: Float[Tensor, " b"], label: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    return functional.huber_loss(said, label, reduction="none", delta=HUBER_WIDTH) / HUBER_WIDTH
+
+
+def absolute_error_loss(expected: Float[Tensor, " b"], error: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """|e| / c + log c, whose mean is least where c is the mean absolute error (Laplace's likelihood)."""
+    return error / expected + expected.log()
 
 
 def _rows(prediction: Prediction, noised: Noised, rows: Bool[Tensor, " b"]) -> tuple[Prediction, Noised]:

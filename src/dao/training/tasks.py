@@ -146,11 +146,11 @@ class PredictorTask(Task[Predictor]):
             self._validation_crystals()
 
     def prepare(self, training_set: PackedCrystals, out: Path, tell: Callable[[str], None]) -> PackedCrystals:
-        """Say how many crystals have a label."""
+        """Say how many crystals have a label, and leave the others out where the recipe says so."""
         del out
-        known = int(training_set.labels[self.recipe.label].isfinite().sum())
-        tell(f"{known} of {len(training_set)} training crystals have a label {self.recipe.label!r}")
-        return training_set
+        known = training_set.labels[self.recipe.label].isfinite().nonzero()[:, 0]
+        tell(f"{len(known)} of {len(training_set)} training crystals have a label {self.recipe.label!r}")
+        return training_set.select(known) if self.recipe.energy.labelled_only and len(known) else training_set
 
     def build(self, training_set: PackedCrystals) -> tuple[Predictor, str]:
         """A predictor with fitted scalers, or other weights to start from."""
@@ -161,6 +161,8 @@ class PredictorTask(Task[Predictor]):
             process=recipe.process,
             label=recipe.label,
             beta=recipe.beta,
+            errors=recipe.energy.errors,
+            auxiliary=recipe.energy.auxiliary,
             trust=trust_limits(training_set, recipe.label),
         )
         model = Predictor(config)
