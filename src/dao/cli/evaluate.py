@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dao.cli import evaluate_energies
 from dao.cli.options import (
     Device,
     FormatOption,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dao.evaluation.targets import Targets
 
 app = typer.Typer(help="Score predictions against known crystals.", no_args_is_help=True, rich_markup_mode=None)
+app.command(epilog=evaluate_energies.EXAMPLES)(evaluate_energies.energies)
 
 CSP_EXAMPLES = """\b
 Examples:
