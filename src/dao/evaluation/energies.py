@@ -326,8 +326,8 @@ def _settings(
         shared = f"; {training.shared:,} more are among the evaluated crystals and left out" if training.shared else ""
         settings["Baselines"] = f"fitted to {len(training.labels):,} labelled crystals of {training.name}{shared}"
         settings[f"Baseline “{SAME_COMPOSITION}”"] = (
-            f"the lowest label of the composition in training, known for {known:,} of {len(data.labels):,} crystals; the"
-            " training median for the others"
+            f"the lowest label of the composition in training, known for {known:,} of {len(data.labels):,} crystals;"
+            " the training median for the others"
         )
     if data.split == "test" and data.benchmark in PAPER_MAE:
         settings["Published MAE"] = f"{PAPER_MAE[data.benchmark]:.4f} (DAO-P, whole test split, not finetuned on it)"

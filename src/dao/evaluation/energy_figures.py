@@ -60,10 +60,12 @@ def write_energy_figure(
 
 def _parity(figure: Figure, axes: Axes, labels: Float64[np.ndarray, " m"], energies: Float64[np.ndarray, " m"]) -> None:
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import StrMethodFormatter
 
     # a few wild energies must not take the whole axis: they are drawn at its ends
     both = np.concatenate([labels, energies])
-    low, high = min(labels.min(), *np.percentile(both, [0.1])), max(labels.max(), *np.percentile(both, [99.9]))
+    low = min(labels.min(), np.percentile(both, 0.1, method="lower"))
+    high = max(labels.max(), np.percentile(both, 99.9, method="higher"))
     margin = 0.02 * max(high - low, 0.1)
     low, high = low - margin, high + margin
     beyond = int(((energies < low) | (energies > high)).sum())
@@ -74,12 +76,15 @@ def _parity(figure: Figure, axes: Axes, labels: Float64[np.ndarray, " m"], energ
     axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, linestyle="--")
     bar = figure.colorbar(drawn, ax=axes, pad=0.02, label="Crystals")
     bar.ax.minorticks_off()
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    bar.outline.set_visible(False)
     axes.set_aspect("equal")
     axes.grid(visible=True, axis="both")
     axes.set_xlabel("Label (eV/atom)")
     axes.set_ylabel("Energy (eV/atom)")
-    axes.set_title("Energy against label" + (f" ({beyond:,} beyond the axis)" if beyond else ""), fontsize=11)
+    axes.set_title(
+        "Energy against label" + (f" ({beyond:,} beyond the axis, drawn at its end)" if beyond else ""), fontsize=11
+    )
 
 
 def _by_label(axes: Axes, label_groups: Sequence[Group]) -> None:
@@ -93,7 +98,9 @@ def _by_label(axes: Axes, label_groups: Sequence[Group]) -> None:
                 axes.errorbar(place + shift, one.value, ends, color=BLACK, linewidth=1.0, capsize=2.5)
         axes.bar(0, 0, color=colour, label=name)
     axes.axhline(0, color=BLACK, linewidth=0.8)
-    axes.set_xticks(range(len(label_groups)), [f"{group.name}\n{group.crystals:,}" for group in label_groups])
+    names = [f"{group.name.replace(' to ', '–')}\n{group.crystals:,}" for group in label_groups]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.set_xlabel("Label (eV/atom; below: number of crystals)")
     axes.set_ylabel("Error (eV/atom)")

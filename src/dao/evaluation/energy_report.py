@@ -19,8 +19,9 @@ _ERRORS = """\
 Energies and errors in eV/atom; bias is energy less label. In brackets, 95 % bootstrap intervals over crystals."""
 
 _STABLE = f"""\
-Stable: at most {STABLE_E_ABOVE_HULL:g} eV/atom above the hull. AUC is the share of pairs of a stable crystal and another in which
-the stable one's energy is lower; 0.5 for a constant. The baseline 0 calls all stable."""
+Stable: at most {STABLE_E_ABOVE_HULL:g} eV/atom above the hull. AUC is the share of pairs of a stable crystal and
+another in which the stable one's energy is lower; 0.5 for a constant, not defined where all crystals are stable. The
+baseline 0 calls all stable."""
 
 _SUREST = """\
 MAE of a share of the crystals: in the order of expected errors, in random order, and in the order of the actual errors,
@@ -53,7 +54,7 @@ def energy_report(title: str, settings: Mapping[str, str], figures: EnergyFigure
         _group_table("Atoms", figures.atom_groups),
         "## By what the predictor itself says",
         "Doubts: an element, a size or a volume that it was not trained on (`dao energy` prints which).",
-        _group_table("Crystals", figures.doubt_groups),
+        _group_table("The predictor has", figures.doubt_groups),
     ]
     if figures.uncertainty is not None:
         page += ["## Expected errors", *_uncertainty(figures.uncertainty)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from dao.evaluation.energy_metrics import RESAMPLES, Statistic, Values, spearman
+from dao.evaluation.energy_metrics import RESAMPLES, Ranks, Statistic, Values, spearman
 from dao.evaluation.metrics import Bootstrap
 from dao.evaluation.scores import Interval
 
@@ -46,7 +46,7 @@ class Uncertainty:
     Attributes:
         factor: mean actual over mean expected error; 1 if calibrated, above if too sure.
         spearman: rank correlation of expected and actual error.
-        bins: of equal count, by rising expected error; fewer than ten where there are fewer crystals.
+        bins: of equal count, by rising expected error; see :func:`calibration`.
         surest: MAE of the surest crystals.
         area: under the sparsification curve: MAE of the k surest crystals, averaged over k = 1 to M, eV/atom.
         area_random: the same in random order, which is the MAE.
@@ -98,14 +98,14 @@ def uncertainty(expected: Values, actual: Values, seed: int) -> Uncertainty:
 
 
 def calibration(expected: Values, actual: Values, seed: int) -> list[CalibrationBin]:
-    """Bins of equal count by rising expected error."""
-    order = np.argsort(expected, kind="stable")
-    expected, actual = expected[order], _tied_means(expected, actual)[order]
+    """Ten bins of equal count by rising expected error; equal ones stay together, so that a bin may be left out."""
+    place = np.floor(CALIBRATION_BINS * Ranks(expected)(np.ones(len(expected))) / len(expected))
     bins = []
-    for rows in np.array_split(np.arange(len(expected)), CALIBRATION_BINS):
-        if rows.size:
-            observed = Bootstrap(rows.size, RESAMPLES, seed).mean(actual[rows])
-            bins.append(CalibrationBin(rows.size, float(expected[rows].mean()), observed))
+    for number in range(CALIBRATION_BINS):
+        own = place == number
+        if own.any():
+            observed = Bootstrap(int(own.sum()), RESAMPLES, seed).mean(actual[own])
+            bins.append(CalibrationBin(int(own.sum()), float(expected[own].mean()), observed))
     return bins
 
 
