@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dao.evaluation.targets import Targets
 
 app = typer.Typer(help="Score predictions against known crystals.", no_args_is_help=True, rich_markup_mode=None)
-app.command(epilog=evaluate_energies.EXAMPLES)(evaluate_energies.energies)
 
 CSP_EXAMPLES = """\b
 Examples:
@@ -207,6 +206,9 @@ def polymorphs(
     settings = {"steps": steps, "precision": precision}
     result = _generator(targets, how, weights, device, [seed], settings, None)
     return _tell(result, how, output, quiet=quiet)
+
+
+app.command(epilog=evaluate_energies.EXAMPLES)(evaluate_energies.energies)
 
 
 def parse_ks(text: str) -> tuple[int, ...]:

@@ -62,15 +62,14 @@ def _parity(figure: Figure, axes: Axes, labels: Float64[np.ndarray, " m"], energ
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import StrMethodFormatter
 
-    # a few wild energies must not take the whole axis: they are drawn at its ends
+    # a few wild values must not take the whole axis: they are drawn at its ends
     both = np.concatenate([labels, energies])
-    low = min(labels.min(), np.percentile(both, 0.1, method="lower"))
-    high = max(labels.max(), np.percentile(both, 99.9, method="higher"))
+    low, high = np.percentile(both, 0.1, method="lower"), np.percentile(both, 99.9, method="higher")
     margin = 0.02 * max(high - low, 0.1)
     low, high = low - margin, high + margin
-    beyond = int(((energies < low) | (energies > high)).sum())
+    beyond = int(((np.minimum(labels, energies) < low) | (np.maximum(labels, energies) > high)).sum())
     edges = np.linspace(low, high, BINS + 1)
-    counts, _, _ = np.histogram2d(labels, np.clip(energies, low, high), [edges, edges])
+    counts, _, _ = np.histogram2d(labels.clip(low, high), energies.clip(low, high), [edges, edges])
     norm = LogNorm(1, max(2.0, counts.max()))
     drawn = axes.pcolormesh(edges, edges, np.where(counts > 0, counts, np.nan).T, norm=norm, cmap="viridis")
     axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, linestyle="--")
@@ -82,9 +81,7 @@ def _parity(figure: Figure, axes: Axes, labels: Float64[np.ndarray, " m"], energ
     axes.grid(visible=True, axis="both")
     axes.set_xlabel("Label (eV/atom)")
     axes.set_ylabel("Energy (eV/atom)")
-    axes.set_title(
-        "Energy against label" + (f" ({beyond:,} beyond the axis, drawn at its end)" if beyond else ""), fontsize=11
-    )
+    axes.set_title("Energy against label" + (f" ({beyond:,} beyond, drawn at the end)" if beyond else ""), fontsize=11)
 
 
 def _by_label(axes: Axes, label_groups: Sequence[Group]) -> None:
