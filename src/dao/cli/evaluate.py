@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dao.cli import evaluate_energies
 from dao.cli.options import (
     Device,
     FormatOption,
@@ -205,6 +206,9 @@ def polymorphs(
     settings = {"steps": steps, "precision": precision}
     result = _generator(targets, how, weights, device, [seed], settings, None)
     return _tell(result, how, output, quiet=quiet)
+
+
+app.command(epilog=evaluate_energies.EXAMPLES)(evaluate_energies.energies)
 
 
 def parse_ks(text: str) -> tuple[int, ...]:

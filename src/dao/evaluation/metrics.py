@@ -21,7 +21,8 @@ Best of k picks by the ground truth: for k > 1 these are coverage. :func:`ranked
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -244,6 +245,16 @@ class Bootstrap:
         kept = total > 0
         low, high = np.percentile((self._counts @ above)[kept] / total[kept], [2.5, 97.5]).tolist()
         return Interval(float(above.sum() / below.sum()), low, high)
+
+    def of(self, statistic: Callable[[Float64[np.ndarray, " m"]], float]) -> Interval:
+        """Any figure of M weights, how often each target is there; resamples in which it is nan are left out."""
+        value = statistic(np.ones(self._counts.shape[1]))
+        drawn = np.array([statistic(weights) for weights in self._counts])
+        drawn = drawn[~np.isnan(drawn)]
+        if math.isnan(value) or not drawn.size:
+            return UNKNOWN
+        low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+        return Interval(value, low, high)
 
     def rate(self, found: npt.NDArray[np.float64]) -> Interval:
         """Share of targets with a match (not nan)."""
