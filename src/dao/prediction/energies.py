@@ -144,25 +144,6 @@ def predict_energies(
     return [one.energy for one in said]
 
 
-@dataclass(frozen=True)
-class PredictedEnergy:
-    """An energy above the hull and the absolute error to be expected of it, eV/atom.
-
-    ``error`` is None of predictors without that output.
-    """
-
-    energy: float
-    error: float | None
-
-
-def predict_with_errors(
-    model: Predictor, crystals: Sequence[Crystal], *, batch_size: int | None = None, progress: bool = False
-) -> list[PredictedEnergy]:
-    """As :func:`predict_energies`, with the error that the predictor itself expects."""
-    energies = predict_energies(model, crystals, batch_size=batch_size, progress=progress)
-    return [PredictedEnergy(energy, None) for energy in energies]
-
-
 def doubts(model: Predictor, crystal: Crystal) -> str:
     """In what a :func:`reduced` crystal is unlike all that the predictor was trained on; empty if in nothing."""
     trust = model.config.trust
