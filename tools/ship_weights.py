@@ -1,11 +1,14 @@
 """Put trained weights on the shelf.
 
 Run: python tools/ship_weights.py RUN/last NAME [--symmetry PRIOR/last] [--steps 20] [--float32]
+     python tools/ship_weights.py RUN/last predictor --calibrate mp20.parquet --calibrate mpts52.parquet
 
 Writes src/dao/weights/NAME/{model.safetensors (bfloat16 parameters), config.json}; the model card beside them is
 written by hand, because its figures are measured on what ships, after this. A NAME with a slash is a folder anywhere.
 ``--symmetry`` gives a symmetric flow the prior (and its memory) that it samples by: the flow's training does not
-depend on it, so both can be trained at the same time.
+depend on it, so both can be trained at the same time. ``--calibrate`` fits the factor of a predictor's expected errors
+on the validation splits of those files: crystals it was trained on are known too well to say how far off it is
+elsewhere.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ from pathlib import Path
 
 import torch
 
-from dao.models import Generator
+from dao.data.training_set import load_packed
+from dao.errors import InputError
+from dao.models import MODELS, Generator, Predictor, read_config
 from dao.symmetry_weights import load_symmetry
 from dao.training.initial import copy_all_but_prior, give_symmetry
 from dao.weight_files import WEIGHTS
 
+BATCH = 256
 SHELF = Path(__file__).resolve().parents[1] / "src" / "dao" / "weights"
 
 
@@ -34,6 +40,34 @@ def with_prior(flow: Generator, folder: Path) -> Generator:
     return model
 
 
+@torch.no_grad()
+def calibrated(model: Predictor, files: list[Path]) -> Predictor:
+    """The predictor with expected errors that are right on average, over the labelled validation crystals of files."""
+    expected, actual = 0.0, 0.0
+    for path in files:
+        label = model.config.label
+        packed = load_packed(path, split="val", max_atoms=model.config.trust.max_atoms, labels=(label,))
+        packed = packed.select(packed.labels[label].isfinite().nonzero()[:, 0])
+        for rows in packed.num_atoms.argsort(stable=True).split(BATCH):
+            batch = packed.batch(rows)
+            energy, error = model.energy_and_error(batch)
+            if error is None:
+                raise InputError("this predictor says nothing of its errors")
+            expected += float(error.double().sum()) / len(packed)
+            actual += float((energy - batch.labels[label]).abs().double().sum()) / len(packed)
+    model.config = replace(model.config, error_factor=model.config.error_factor * actual / expected)
+    return model
+
+
+def for_sampling(model: Generator, symmetry: Path | None, steps: int | None) -> Generator:
+    """The generator with its prior and the number of steps that it ships with."""
+    if symmetry is not None:
+        model = with_prior(model, symmetry)
+    if steps is not None:
+        model.config = replace(model.config, sampler=model.config.sampler.updated(steps=steps))
+    return model
+
+
 def main() -> None:
     """Convert and say how large the result is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,13 +76,16 @@ def main() -> None:
     parser.add_argument("--symmetry", type=Path, help="folder of a trained symmetry prior")
     parser.add_argument("--steps", type=int, help="steps of the sampler, where other than in training")
     parser.add_argument("--float32", action="store_true", help="parameters as they were trained")
+    parser.add_argument("--calibrate", type=Path, action="append", default=[], help="file with a validation split")
     options = parser.parse_args()
-    model = Generator.load(options.source)
-    if options.symmetry is not None:
-        model = with_prior(model, options.symmetry)
-    sampler = model.config.sampler if options.steps is None else model.config.sampler.updated(steps=options.steps)
+    model = MODELS[read_config(options.source).model].load(options.source)
+    if isinstance(model, Generator):
+        model = for_sampling(model, options.symmetry, options.steps)
+    elif isinstance(model, Predictor) and options.calibrate:
+        model = calibrated(model, options.calibrate)
+        print(f"expected errors times {model.config.error_factor:.3f}")
     folder = Path(options.name) if "/" in options.name else SHELF / options.name
-    model.config = replace(model.config, name=folder.name, sampler=sampler)
+    model.config = replace(model.config, name=folder.name)
     model.save(folder, dtype=torch.float32 if options.float32 else torch.bfloat16)
     size = (folder / WEIGHTS).stat().st_size
     print(f"{folder}: {model.parameters_count:,} parameters, {size / 1e6:.1f} MB")
