@@ -186,14 +186,14 @@ def lines(report: Report) -> list[list[str]]:
         [
             name,
             f"{one.crystals:,}",
-            _number(one.mean_fall, 1000, 1),
+            _number(one.mean_fall, 1000.0, 1),
             NONE if one.quartiles is None else ", ".join(f"{1000 * value:.1f}" for value in one.quartiles),
-            _number(one.mae, 1000, 1),
-            _number(one.stable_before, 100, 1),
-            _number(one.stable, 100, 1),
-            _number(one.displacement, 1, 4),
-            _number(one.volume_change, 100, 2),
-            _number(one.same_space_group, 100, 1),
+            _number(one.mae, 1000.0, 1),
+            _number(one.stable_before, 100.0, 1),
+            _number(one.stable, 100.0, 1),
+            _number(one.displacement, 1.0, 4),
+            _number(one.volume_change, 100.0, 2),
+            _number(one.same_space_group, 100.0, 1),
         ]
         for name, one in bins
     ]
