@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,10 @@ def distance(one: Crystal, other: Crystal) -> Distance:
     )
 
 
+def energy_of(atoms: Atoms) -> float:
+    return float(atoms.get_potential_energy()) / len(atoms)  # type: ignore[no-untyped-call]
+
+
 @dataclass(frozen=True)
 class Other:
     """Another potential for ASE: a function that gives atoms a calculator, and how far it relaxes."""
@@ -99,7 +104,7 @@ class Other:
         """Per atom, eV."""
         atoms = crystal.to_atoms()
         self.attach(atoms)
-        return float(atoms.get_potential_energy()) / len(atoms)
+        return energy_of(atoms)
 
     def relax(self, crystal: Crystal) -> tuple[Crystal, float, int, bool]:
         """The relaxed crystal, its energy in eV/atom, steps, and whether it converged."""
@@ -108,12 +113,10 @@ class Other:
 
         atoms = crystal.to_atoms()
         self.attach(atoms)
-        optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)
+        optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)  # type: ignore[no-untyped-call]
         converged = bool(optimizer.run(fmax=self.fmax, steps=self.steps))
-        energy = float(atoms.get_potential_energy()) / len(atoms)
-        # positions as they are: wrapping would lose nothing, but nothing needs it
-        relaxed = Crystal(crystal.atomic_numbers, atoms.get_scaled_positions(), atoms.cell.array, crystal.material_id)
-        return relaxed, energy, int(optimizer.nsteps), converged
+        relaxed = Crystal.from_atoms(atoms, crystal.material_id)
+        return relaxed, energy_of(atoms), int(optimizer.nsteps), converged
 
 
 def chgnet(steps: int, fmax: float) -> Other:
@@ -124,12 +127,12 @@ def chgnet(steps: int, fmax: float) -> Other:
 
     """
     try:
-        from chgnet.model.dynamics import CHGNetCalculator
+        dynamics = import_module("chgnet.model.dynamics")
     except ImportError:
         raise InputError("this benchmark needs CHGNet: pip install chgnet") from None
     # it says on standard output where it runs
     with contextlib.redirect_stdout(io.StringIO()):
-        calculator = CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore")
+        calculator = dynamics.CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore")
 
     def attach(atoms: Atoms) -> None:
         atoms.calc = calculator
@@ -282,8 +285,9 @@ def run(given: argparse.Namespace) -> str:
                 one.crystal.validate()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    known[one.row] = compare(one, model, other)
-                lines.append([asdict(known[one.row])])
+                    made = compare(one, model, other)
+                known[one.row] = made
+                lines.append([asdict(made)])
             except Exception as error:  # noqa: BLE001 -- CHGNet's graphs fail in many ways; the page counts them
                 known[one.row] = None
                 lines.append([{"row": one.row, "id": one.crystal.name, "reason": str(error)}])

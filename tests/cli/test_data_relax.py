@@ -187,7 +187,7 @@ def test_a_killed_run_goes_on(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_relaxed_stays_and_is_said(run: Run) -> None:
-    close = Crystal([11, 17], [[0, 0, 0], [0.02, 0, 0]], 4 * np.eye(3), "close")
+    close = Crystal([11, 17], [[0.0, 0.0, 0.0], [0.02, 0.0, 0.0]], 4 * np.eye(3), "close")
     write(Path("some.parquet"), [CRYSTALS[0], close, CRYSTALS[1]], [0.2, 0.2, 0.2])
     code, _, err = run("some.parquet", "--figure", "fall.png")
     assert code == 3

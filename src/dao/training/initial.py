@@ -93,7 +93,7 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
         if mine != theirs:
             raise InputError(f"initial_weights {source}: trained with another {section} than this recipe's")
     history = _history(other.config.training)
-    own = ("symmetry_prior.",)
+    own: tuple[str, ...] = ("symmetry_prior.",)
     if isinstance(model, Predictor) and isinstance(other, Predictor):
         if model.config.label != other.config.label:
             own = (*own, *ENERGY_STATE)
