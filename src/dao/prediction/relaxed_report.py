@@ -44,6 +44,7 @@ class RelaxedRow:
     new_cell: bool
     """Whether the relaxed cell was no Niggli cell any more, so that it is written in another."""
     outcome: str
+    """Of the relaxation, or ``not lower``: its energy in the cell that would be written, so that it is as before."""
     atomic_numbers: list[int]
     frac_coords: list[float]
     """3N, row by row."""

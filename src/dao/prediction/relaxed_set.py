@@ -26,11 +26,11 @@ from dao.data.sources import read_parquet
 from dao.data.sources.failures import reading
 from dao.data.uniform import COLUMNS, as_parquet, file_hash
 from dao.errors import InputError
-from dao.geometry.cells import is_niggli, niggli_reduce, space_group
+from dao.geometry.cells import space_group
 from dao.geometry.motion import rms_displacement, volume_change
 from dao.jsonl import JsonLines
 from dao.models import Predictor
-from dao.prediction.energies import reduced
+from dao.prediction.energies import predict_energies, reduced
 from dao.prediction.files import write_text
 from dao.prediction.relaxed_report import RelaxedRow, Report, draw, markdown, report_of
 from dao.progress import CountProgress
@@ -119,10 +119,11 @@ def relax_set(
 ) -> tuple[Report, list[Failure]]:
     """Relax the crystals of a data set that the selection has, and write them in its layout, in its order.
 
-    They are relaxed and written in primitive Niggli cells (as predictors and generators are trained on), anew where
-    the relaxed cell is none any more. What cannot be relaxed is written as it was. Beside ``out`` lie the report
-    (``.json``, ``.md``) and, where there are any, the failures (``.failures.json``). Each is whole or not there,
-    ``out`` comes last, and the same command goes on where it was stopped, to the same files.
+    They are relaxed in primitive Niggli cells, and written in such, which is another one where the relaxed cell is none
+    any more. Energies are of the cells that are written; a crystal whose energy is not lower in its new cell stays as
+    it was, and so does one that cannot be relaxed. Beside ``out`` lie the report (``.json``, ``.md``) and, where there
+    are any, the failures (``.failures.json``). Each is whole or not there, ``out`` comes last, and the same command goes
+    on where it was stopped, to the same files.
 
     Args:
         model: whose energy above the hull is lowered.
@@ -218,34 +219,41 @@ def _relaxed(model: Predictor, batch: Sequence[Chosen], settings: RelaxationSett
             starts[one.row] = reduced(one.crystal)
         except InputError as error:
             made[one.row] = Failure(row=one.row, id=one.crystal.name, reason=str(error))
-    ends = relax(model, list(starts.values()), settings, batch_size=len(batch))
-    found = dict(zip(starts, ends, strict=True))
+    found = dict(zip(starts, relax(model, list(starts.values()), settings, batch_size=len(batch)), strict=True))
+    ends: dict[int, Crystal] = {}
+    for row, relaxed in found.items():
+        if not (math.isfinite(relaxed.energy_before) and math.isfinite(relaxed.energy)):
+            made[row] = Failure(row=row, id=starts[row].name, reason=f"{starts[row].name}: its energy is not finite")
+            continue
+        try:
+            ends[row] = reduced(relaxed.crystal)
+        except InputError as error:
+            made[row] = Failure(row=row, id=starts[row].name, reason=str(error))
+    # of the cells that are written: to the predictor, the same crystal in another cell is another crystal
+    energies = dict(zip(ends, predict_energies(model, list(ends.values()), batch_size=len(batch)), strict=True))
     for one in batch:
-        if one.row in found:
-            made[one.row] = _row(one, starts[one.row], found[one.row])
+        if one.row in ends:
+            made[one.row] = _row(one, starts[one.row], found[one.row], ends[one.row], energies[one.row])
     return [made[one.row] for one in batch]
 
 
-def _row(one: Chosen, start: Crystal, relaxed: Relaxed) -> RelaxedRow | Failure:
-    if not (math.isfinite(relaxed.energy_before) and math.isfinite(relaxed.energy)):
-        return Failure(row=one.row, id=start.name, reason=f"{start.name}: its energy is not finite")
-    end = relaxed.crystal
-    new_cell = not is_niggli(end)
-    if new_cell:
-        end = niggli_reduce(end)
+def _row(one: Chosen, start: Crystal, relaxed: Relaxed, end: Crystal, energy: float) -> RelaxedRow:
+    before = relaxed.energy_before / start.num_atoms
+    lower = energy < before
+    moved, written = (relaxed.crystal, end) if lower else (start, start)
     return RelaxedRow(
         row=one.row,
         e_above_hull=one.energy,
-        before=relaxed.energy_before / start.num_atoms,
-        after=relaxed.energy / start.num_atoms,
-        displacement=rms_displacement(start, relaxed.crystal),
-        volume_change=volume_change(start, relaxed.crystal),
-        same_space_group=_space_group(start) == _space_group(relaxed.crystal),
-        new_cell=new_cell,
-        outcome=relaxed.outcome,
-        atomic_numbers=end.atomic_numbers.tolist(),
-        frac_coords=in_cell(end).tolist(),
-        lattice=end.lattice.ravel().tolist(),
+        before=before,
+        after=energy if lower else before,
+        displacement=rms_displacement(start, moved),
+        volume_change=volume_change(start, moved),
+        same_space_group=_space_group(start) == _space_group(written),
+        new_cell=written is not moved,
+        outcome=relaxed.outcome if lower else "not lower",
+        atomic_numbers=written.atomic_numbers.tolist(),
+        frac_coords=in_cell(written).tolist(),
+        lattice=written.lattice.ravel().tolist(),
     )
 
 
