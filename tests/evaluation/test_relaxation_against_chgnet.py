@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ase.calculators.lj import LennardJones
 from toys import tiny_predictor, toy_crystals, write_parquet
 
 from dao.crystal import Crystal
+from dao.prediction.relaxed_set import Chosen
 
 
 def attach(atoms: Atoms) -> None:
@@ -49,7 +51,7 @@ def test_it_compares_and_goes_on(given: argparse.Namespace, monkeypatch: pytest.
     done: list[str] = []
     original = benchmark.compare
 
-    def compare(one: benchmark.Chosen, *others: object) -> benchmark.Comparison:
+    def compare(one: Chosen, *others: object) -> benchmark.Comparison:
         done.append(one.crystal.name)
         return original(one, *others)  # type: ignore[arg-type]
 
@@ -61,8 +63,6 @@ def test_it_compares_and_goes_on(given: argparse.Namespace, monkeypatch: pytest.
 
 def test_figures_are_of_the_structures(given: argparse.Namespace) -> None:
     benchmark.run(given)
-    import json
-
     found = [json.loads(line) for line in (given.out / "crystals.jsonl").read_text().splitlines()[1:]]
     assert [one["row"] for one in found if "reason" in one] == [2]
     for one in (benchmark.parsed(line) for line in found if "reason" not in line):

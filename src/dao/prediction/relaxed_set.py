@@ -122,8 +122,8 @@ def relax_set(
     They are relaxed in primitive Niggli cells, and written in such, which is another one where the relaxed cell is none
     any more. Energies are of the cells that are written; a crystal whose energy is not lower in its new cell stays as
     it was, and so does one that cannot be relaxed. Beside ``out`` lie the report (``.json``, ``.md``) and, where there
-    are any, the failures (``.failures.json``). Each is whole or not there, ``out`` comes last, and the same command goes
-    on where it was stopped, to the same files.
+    are any, the failures (``.failures.json``). Each is whole or not there, ``out`` comes last, and the same command
+    goes on where it was stopped, to the same files.
 
     Args:
         model: whose energy above the hull is lowered.
