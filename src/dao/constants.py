@@ -21,5 +21,9 @@ STRICT_ANGLE_TOL = 5.0
 STABLE_E_ABOVE_HULL = 0.08
 """A crystal at or below this many eV/atom above the hull counts as stable (paper section 4.3.2)."""
 
+RELAXED_E_ABOVE_HULL = 0.5
+"""Crystals above ``STABLE_E_ABOVE_HULL`` and up to this many eV/atom above the hull are relaxed for Stage II of the
+pretraining (paper section 4.3.2)."""
+
 MAX_ATOMIC_NUMBER = 94
 """Elements 1 (H) to 94 (Pu) are supported: those with crystals in the Materials Project."""

@@ -125,13 +125,41 @@ def test_finetuning_keeps_the_scaler(fit: Fit, tmp_path: Path) -> None:
     after = fit("after", source=few, crystals=16, batch_size=4, initial_weights=str(before)) / "last"
     one, other = (load_file(folder / "model.safetensors") for folder in (before, after))
     assert torch.equal(one["energy_mean"], other["energy_mean"])
-    # which would be another energy's, or in other units
-    values = [0.1 * i for i in range(8)]
-    write_parquet(few, toy_crystals()[:8], split=["train"] * 8, e_above_hull=values, band_gap=values)
-    changes: dict[str, Any] = {"label": "band_gap", "beta": 2.0}
-    for name, value in changes.items():
-        with pytest.raises(InputError, match=f"trained with another {name}"):
-            fit(name, source=few, crystals=16, batch_size=4, initial_weights=str(before), **{name: value})
+    # which would be in other units
+    with pytest.raises(InputError, match="trained with another beta"):
+        fit("beta", source=few, crystals=16, batch_size=4, initial_weights=str(before), beta=2.0)
+
+
+def test_finetuning_to_another_label_begins_its_energy_anew(fit: Fit, tmp_path: Path) -> None:
+    before = fit("before", crystals=64) / "last"
+    few = tmp_path / "few.parquet"
+    gaps = [None if i == 3 else 1.0 + 0.5 * i for i in range(8)]
+    write_parquet(few, toy_crystals()[:8], split=["train"] * 8, band_gap=gaps)
+    still: dict[str, Any] = {"optimizer": {"learning_rate": 1e-12, "ema_decay": 0.0}}
+    changes: dict[str, Any] = {"label": "band_gap", "source": few, "crystals": 4, "batch_size": 4, **still}
+    # with another beta too: no energy of the old label is kept
+    after = fit("after", initial_weights=str(before), beta=2.0, **changes) / "last"
+    fresh = fit("fresh", beta=2.0, **changes) / "last"
+    one, other, new = (load_file(folder / "model.safetensors") for folder in (before, after, fresh))
+    head = {name for name in one if name.startswith("energy_head.")}
+    assert head
+    for name in one.keys() - head - {"energy_mean", "energy_deviation"}:
+        assert torch.allclose(one[name], other[name], atol=1e-9), name
+    # the fresh head's weights (its last bias may be zero in both) are those of a predictor made by the same seed
+    for name in head:
+        assert torch.allclose(new[name], other[name], atol=1e-9), name
+    assert any(not torch.allclose(one[name], other[name], atol=1e-3) for name in head)
+    known = torch.tensor([gap for gap in gaps if gap is not None])
+    assert float(other["energy_mean"]) == pytest.approx(float(known.mean()))
+    assert float(other["energy_deviation"]) == pytest.approx(float(known.std(correction=0)))
+    model = Predictor.load(after)
+    assert (model.config.label, model.config.beta) == ("band_gap", 2.0)
+    assert model.config.trust.energy == (1.0, 4.5)
+    history = model.config.training["pretraining"]
+    assert history.endswith("with label 'e_above_hull', energy head and scaler begun anew")
+    # and from there with the same label, as ever
+    again = fit("again", initial_weights=str(after), **{**changes, "beta": 2.0}) / "last"
+    assert torch.equal(load_file(again / "model.safetensors")["energy_mean"], other["energy_mean"])
 
 
 @pytest.mark.parametrize(

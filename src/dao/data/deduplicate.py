@@ -34,7 +34,7 @@ from dao.data.deduplicate_rows import ENERGY, Fate, Filters, References, Report,
 from dao.data.deduplicate_self import repeated_rows
 from dao.data.sources import read_parquet
 from dao.data.sources.failures import reading
-from dao.data.uniform import COLUMNS, as_parquet
+from dao.data.uniform import COLUMNS, as_parquet, file_hash
 from dao.errors import InputError
 from dao.jsonl import JsonLines
 from dao.progress import CountProgress
@@ -103,7 +103,7 @@ def deduplicate(
     match = partial(match_pairs, references=everyone, workers=workers, seconds=seconds, tolerances=tolerances)
     folder = out.with_name(f"{out.name}.work") if work is None else work
     with as_parquet(source) as path:
-        made_by = {"source": _hash(path), "references": _hash_of(everyone), "stol": stol, "time limit": seconds}
+        made_by = {"source": file_hash(path), "references": _hash_of(everyone), "stol": stol, "time limit": seconds}
         lines = JsonLines(folder / "comparisons.jsonl", made_by, "comparisons")
         done = dict(lines.read(lambda line: _parsed(line, len(everyone))))
         rows = _judge(path, source, everyone, filters)
@@ -137,11 +137,6 @@ def deduplicate(
     if work is None:
         shutil.rmtree(folder, ignore_errors=True)
     return report
-
-
-def _hash(path: Path) -> str:
-    with reading(str(path)), path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _hash_of(crystals: Iterable[Crystal]) -> str:

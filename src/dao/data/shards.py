@@ -59,7 +59,7 @@ def table_of(crystals: Sequence[Crystal]) -> pa.Table:
     columns: dict[str, list[Any]] = {
         "material_id": [one.name for one in crystals],
         "atomic_numbers": [one.atomic_numbers.astype(np.uint8) for one in crystals],
-        "frac_coords": [_in_cell(one) for one in crystals],
+        "frac_coords": [in_cell(one) for one in crystals],
         "lattice": [one.lattice.ravel().astype(np.float32) for one in crystals],
         "num_atoms": [one.num_atoms for one in crystals],
         **{name: [one.info.get(name) for one in crystals] for name in (SOURCE, HULL_SOURCE)},
@@ -68,7 +68,8 @@ def table_of(crystals: Sequence[Crystal]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def _in_cell(crystal: Crystal) -> np.ndarray[Any, np.dtype[np.float32]]:
+def in_cell(crystal: Crystal) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(3N,) fractional coordinates, row by row, below 1 as float32 too."""
     coords = crystal.frac_coords.ravel().astype(np.float32)
     # a float64 just below 1 rounds to 1 in float32
     coords[coords >= 1.0] = 0.0

@@ -6,6 +6,7 @@ three row vectors, A), ``num_atoms``, and any labels.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -46,6 +47,17 @@ def find_source(name_or_path: str) -> Path:
 def is_parquet(path: Path) -> bool:
     """By its name."""
     return path.suffix.lower() == ".parquet" and not path.is_dir()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        InputError: unreadable.
+
+    """
+    with reading(str(path)), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

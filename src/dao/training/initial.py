@@ -19,6 +19,9 @@ from dao.models import CrystalModel, Generator, Predictor, TrustLimits
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import load_symmetry
 
+ENERGY_STATE = ("energy_head.", "energy_mean", "energy_deviation")
+"""Names, or their beginnings, of what in a predictor is of its label."""
+
 
 def fit_scalers(model: CrystalModel, training_set: PackedCrystals) -> None:
     """Fit how the process sees lattices; a symmetric one sees conventional cells."""
@@ -63,18 +66,22 @@ def give_symmetry(model: Generator, prior: SymmetryPrior, memory: SymmetryMemory
     model.symmetry_memory = memory
 
 
-def copy_all_but_prior(model: CrystalModel, other: CrystalModel) -> None:
-    """Give a model the parameters and fitted scalers of another; a symmetry prior that it has stays its own."""
-    mine = {name: value for name, value in model.state_dict().items() if name.startswith("symmetry_prior.")}
-    theirs = {name: value for name, value in other.state_dict().items() if not name.startswith("symmetry_prior.")}
+def copy_all_but(model: CrystalModel, other: CrystalModel, own: tuple[str, ...]) -> None:
+    """Give a model the parameters and fitted scalers of another, but those whose names begin with one of ``own``."""
+    mine = {name: value for name, value in model.state_dict().items() if name.startswith(own)}
+    theirs = {name: value for name, value in other.state_dict().items() if not name.startswith(own)}
     model.load_state_dict(theirs | mine)
 
 
-def load_initial_weights(model: CrystalModel, source: str) -> str:
+def load_initial_weights(model: CrystalModel, source: str, training_set: PackedCrystals) -> str:
     """Copy parameters and fitted scalers of other weights into ``model``; returns what they were trained on, in words.
 
+    A symmetry prior that the model has stays its own. A predictor of another label than the weights' takes trunk and
+    noise heads; its energy head stays as it is, and its energy scaler is fitted to the training set.
+
     Raises:
-        InputError: no such weights, or weights of another network or process (of a predictor: label or beta).
+        InputError: no such weights, weights of another network or process (of a predictor of the same label: beta), or
+            no crystal with the label.
 
     """
     other = type(model).load(source)
@@ -85,12 +92,18 @@ def load_initial_weights(model: CrystalModel, source: str) -> str:
             theirs = replace(theirs, coordinate_weight=mine.coordinate_weight, lattice_weight=mine.lattice_weight)
         if mine != theirs:
             raise InputError(f"initial_weights {source}: trained with another {section} than this recipe's")
-    for setting in ("label", "beta"):
-        # of a predictor: its fitted energies are in their units
-        if getattr(model.config, setting, None) != getattr(other.config, setting, None):
-            raise InputError(f"initial_weights {source}: trained with another {setting} than this recipe's")
-    copy_all_but_prior(model, other)
-    return _history(other.config.training)
+    history = _history(other.config.training)
+    own: tuple[str, ...] = ("symmetry_prior.",)
+    if isinstance(model, Predictor) and isinstance(other, Predictor):
+        if model.config.label != other.config.label:
+            own = (*own, *ENERGY_STATE)
+            model.fit_energies(training_set.labels[model.config.label])
+            history += f" with label {other.config.label!r}, energy head and scaler begun anew"
+        elif model.config.beta != other.config.beta:
+            # its fitted energies are in these units
+            raise InputError(f"initial_weights {source}: trained with another beta than this recipe's")
+    copy_all_but(model, other, own)
+    return history
 
 
 def load_initial_symmetry(model: SymmetryPrior, folder: Path) -> str:

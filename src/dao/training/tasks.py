@@ -179,7 +179,7 @@ class PredictorTask(Task[Predictor]):
 
 def _begin(model: CrystalModel, training_set: PackedCrystals, initial_weights: str | None) -> str:
     if initial_weights is not None:
-        return load_initial_weights(model, initial_weights)
+        return load_initial_weights(model, initial_weights, training_set)
     fit_scalers(model, training_set)
     return ""
 
