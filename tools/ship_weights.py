@@ -23,7 +23,7 @@ from dao.data.training_set import load_packed
 from dao.errors import InputError
 from dao.models import MODELS, Generator, Predictor, read_config
 from dao.symmetry_weights import load_symmetry
-from dao.training.initial import copy_all_but_prior, give_symmetry
+from dao.training.initial import copy_all_but, give_symmetry
 from dao.weight_files import WEIGHTS
 
 BATCH = 256
@@ -35,7 +35,7 @@ def with_prior(flow: Generator, folder: Path) -> Generator:
     prior, memory, record = load_symmetry(folder)
     training = {**flow.config.training, "symmetry": record}
     model = Generator(replace(flow.config, symmetry=prior.config, training=training))
-    copy_all_but_prior(model, flow)
+    copy_all_but(model, flow, ("symmetry_prior.",))
     give_symmetry(model, prior, memory)
     return model
 

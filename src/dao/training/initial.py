@@ -19,7 +19,7 @@ from dao.models import CrystalModel, Generator, Predictor, TrustLimits
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import load_symmetry
 
-ENERGY_STATE = ("energy_head.", "energy_mean", "energy_deviation")
+ENERGY_STATE = ("energy_head.", "energy_mean", "energy_deviation", "error_head.")
 """Names, or their beginnings, of what in a predictor is of its label."""
 
 
@@ -67,10 +67,13 @@ def give_symmetry(model: Generator, prior: SymmetryPrior, memory: SymmetryMemory
 
 
 def copy_all_but(model: CrystalModel, other: CrystalModel, own: tuple[str, ...]) -> None:
-    """Give a model the parameters and fitted scalers of another, but those whose names begin with one of ``own``."""
-    mine = {name: value for name, value in model.state_dict().items() if name.startswith(own)}
-    theirs = {name: value for name, value in other.state_dict().items() if not name.startswith(own)}
-    model.load_state_dict(theirs | mine)
+    """Give a model the parameters and fitted scalers of another, but those whose names begin with one of ``own``.
+
+    Outputs that only one of them has (expected errors, a second label) stay as they are, or are left behind.
+    """
+    state = model.state_dict()
+    state |= {name: value for name, value in other.state_dict().items() if name in state and not name.startswith(own)}
+    model.load_state_dict(state)
 
 
 def load_initial_weights(model: CrystalModel, source: str, training_set: PackedCrystals) -> str:
@@ -97,7 +100,7 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
     if isinstance(model, Predictor) and isinstance(other, Predictor):
         if model.config.label != other.config.label:
             own = (*own, *ENERGY_STATE)
-            model.fit_energies(training_set.labels[model.config.label])
+            model.fit_energies(training_set.labels)
             history += f" with label {other.config.label!r}, energy head and scaler begun anew"
         elif model.config.beta != other.config.beta:
             # its fitted energies are in these units
