@@ -139,7 +139,7 @@ def _relax(atoms: Atoms, steps: int) -> tuple[float, int, bool]:
 
     volume = atoms.get_volume()  # type: ignore[no-untyped-call]
     # FIRE, not a quasi-Newton method: it also walks downhill from structures far from any minimum
-    optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)  # type: ignore[no-untyped-call,arg-type]
+    optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)  # type: ignore[no-untyped-call]
     converged = False
     for converged in optimizer.irun(fmax=FORCE_TOLERANCE, steps=steps):  # noqa: B007 -- the last one is wanted
         ratio = atoms.get_volume() / volume  # type: ignore[no-untyped-call]

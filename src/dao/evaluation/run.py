@@ -280,7 +280,7 @@ def _finish(
         },
     }
     _write(how.out / "scores.json", json.dumps(scores.to_json()) + "\n")
-    _write(how.out / "results.json", json.dumps(_plain(results), indent=1, allow_nan=False) + "\n")
+    _write(how.out / "results.json", json.dumps(plain(results), indent=1, allow_nan=False) + "\n")
     _write(how.out / "report.md", page)
     path = how.out / "failures.json"
     if failures:
@@ -353,14 +353,14 @@ def _prototype_section(targets: Targets, prototypes: Mapping[str, Sequence[float
     return f"{text}\n\n{table(['k', 'Match rate U (%)', 'RMSE'], body)}"
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-    """The same with null for NaN, which JSON lacks."""
-    if isinstance(value, float) and np.isnan(value):
+def plain(value: Any) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+    """The same with null for NaN and infinity, which JSON lacks."""
+    if isinstance(value, float) and not np.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value
 
 

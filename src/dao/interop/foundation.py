@@ -119,7 +119,9 @@ def calculator(name: str, device: str = "cpu") -> Calculator:
         with redirect_stdout(sys.stderr):
             return found.load(device)
     except ImportError as error:
-        raise InputError(f"calculator {name!r}: {found.package} does not load ({error}): {_install(name, found)}") from None
+        raise InputError(
+            f"calculator {name!r}: {found.package} does not load ({error}): {_install(name, found)}"
+        ) from None
 
 
 def _install(name: str, found: Foundation) -> str:
