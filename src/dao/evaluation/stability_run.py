@@ -298,11 +298,10 @@ def _settings(finished: Finished, how: StabilityHow, count: int, samples: int, n
 
 LEGEND = f"""\
 Shares of predictions, in percent; no crystal and no energy count as not stable. DAO-P: predicted energy above the hull
-at most {STABLE_E_ABOVE_HULL:g} eV/atom, and its median. Others: energy at most {STABLE_E_ABOVE_HULL:g} eV/atom above
-that of the target's reference crystal by the same potential, and the median of that difference. Lower: more than
-{1000 * LOWER_BY:g} meV/atom below the reference by the same judge. Match: the prediction matches its target (benchmark
-tolerances, unfiltered). k = reference: the reference crystals themselves. In brackets, 95 % bootstrap intervals over
-targets."""
+at most {STABLE_E_ABOVE_HULL:g} eV/atom, and its median. Others: energy at most {STABLE_E_ABOVE_HULL:g} eV/atom above that of the target's
+reference crystal by the same potential, and the median of that difference. Lower: more than {1000 * LOWER_BY:g} meV/atom below
+the reference by the same judge. Match: the prediction matches its target (benchmark tolerances, unfiltered). k =
+reference: the reference crystals themselves. In brackets, 95 % bootstrap intervals over targets."""
 
 HEADINGS = {
     "judge": "Judge",
@@ -324,7 +323,8 @@ def stability_record(row: StabilityRow) -> dict[str, Any]:
         "k": "reference" if row.k is None else str(row.k),
         "targets": row.targets,
         "stable": with_interval(row.stable, 100.0, 1),
-        "energy": with_interval(row.energy, 1.0, 3),
+        # they may be negative, and a hyphen between them would read as a sign
+        "energy": f"{row.energy.value:.3f} ({row.energy.low:.3f} to {row.energy.high:.3f})",
         "lower": with_interval(row.lower, 100.0, 1),
         "match": with_interval(row.match, 100.0, 1),
         "without_energy": row.without_energy,

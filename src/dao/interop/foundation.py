@@ -7,7 +7,7 @@ compared at one composition. All but CHGNet, whose weights come in its wheel, fe
 
 from __future__ import annotations
 
-import sys
+import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ def calculator(name: str, device: str = "cpu") -> Calculator:
     found, _ = find_foundation(name)
     try:
         # some greet on standard output, which belongs to results
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(io.StringIO()):
             return found.load(device)
     except ImportError as error:
         raise InputError(
