@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dao.crystal import Crystal
+from dao.crystal import DEFAULT_LIMITS, Crystal
 from dao.evaluation.time_limit import TooSlowError, within
 from dao.jsonl import JsonLines
 
@@ -30,9 +30,6 @@ REFERENCE = -1
 
 FORCE_TOLERANCE = 0.05
 """A relaxation has converged once no force, and no gradient by the cell, is larger (eV/A)."""
-
-LARGEST_VOLUME_RATIO = 3.0
-"""A cell that grows or shrinks by more while it relaxes is falling apart, and its energy says nothing."""
 
 SECONDS = 600.0
 """Time limit of a single point or a relaxation: beyond it the structure has no energy."""
@@ -137,12 +134,12 @@ def _relax(atoms: Atoms, steps: int) -> tuple[float, int, bool]:
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE
 
-    volume = atoms.get_volume()  # type: ignore[no-untyped-call]
     # FIRE, not a quasi-Newton method: it also walks downhill from structures far from any minimum
     optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)  # type: ignore[no-untyped-call]
     converged = False
     for converged in optimizer.irun(fmax=FORCE_TOLERANCE, steps=steps):  # noqa: B007 -- the last one is wanted
-        ratio = atoms.get_volume() / volume  # type: ignore[no-untyped-call]
-        if not 1 / LARGEST_VOLUME_RATIO <= ratio <= LARGEST_VOLUME_RATIO:
-            raise ArithmeticError(f"the cell reached {ratio:.2f} of its volume")
+        volume = float(atoms.get_volume()) / len(atoms)  # type: ignore[no-untyped-call]
+        # what evaporates or collapses has no energy worth comparing, and collapsed cells can fill the memory
+        if not DEFAULT_LIMITS.min_volume_per_atom <= volume <= DEFAULT_LIMITS.max_volume_per_atom:
+            raise ArithmeticError(f"the cell reached {volume:.3g} A^3 per atom")
     return _energy(atoms), int(optimizer.nsteps), bool(converged)

@@ -290,18 +290,21 @@ def _settings(finished: Finished, how: StabilityHow, count: int, samples: int, n
         **{key: str(finished.settings[key]) for key in kept if key in finished.settings},
         "Judged": f"{count:,} of {total:,} targets, first {samples} samples each, seed {finished.made_by['seed']}",
         "Independent judge": how.calculator or "none: these figures are the predictor's own opinion",
-        "Stable": f"at most {STABLE_E_ABOVE_HULL:g} eV/atom above the hull (DAO-P) or above the reference crystal",
+        "Stable": f"at most {_THRESHOLD} above the hull (DAO-P) or above the reference crystal",
         **notes,
         "Versions": f"dao {version('dao-crystal')}, ase {version('ase')}",
     }
 
 
+_THRESHOLD = f"{STABLE_E_ABOVE_HULL:g} eV/atom"
+
 LEGEND = f"""\
 Shares of predictions, in percent; no crystal and no energy count as not stable. DAO-P: predicted energy above the hull
-at most {STABLE_E_ABOVE_HULL:g} eV/atom, and its median. Others: energy at most {STABLE_E_ABOVE_HULL:g} eV/atom above that of the target's
-reference crystal by the same potential, and the median of that difference. Lower: more than {1000 * LOWER_BY:g} meV/atom below
+at most {_THRESHOLD}, and its median. Others: energy at most {_THRESHOLD} above that of the target's reference
+crystal by the same potential, and the median of that difference. Lower: more than {1000 * LOWER_BY:g} meV/atom below
 the reference by the same judge. Match: the prediction matches its target (benchmark tolerances, unfiltered). k =
 reference: the reference crystals themselves. In brackets, 95 % bootstrap intervals over targets."""
+"""What the columns mean, for the reader of a page."""
 
 HEADINGS = {
     "judge": "Judge",
@@ -324,7 +327,7 @@ def stability_record(row: StabilityRow) -> dict[str, Any]:
         "targets": row.targets,
         "stable": with_interval(row.stable, 100.0, 1),
         # they may be negative, and a hyphen between them would read as a sign
-        "energy": f"{row.energy.value:.3f} ({row.energy.low:.3f} to {row.energy.high:.3f})",
+        "energy": f"{row.energy.value:z.3f} ({row.energy.low:z.3f} to {row.energy.high:z.3f})",
         "lower": with_interval(row.lower, 100.0, 1),
         "match": with_interval(row.match, 100.0, 1),
         "without_energy": row.without_energy,
