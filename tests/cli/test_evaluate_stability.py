@@ -50,7 +50,7 @@ class ByVolume(Calculator):
 
 @pytest.fixture(autouse=True)
 def _judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FOUNDATIONS, "volume", Foundation("ase", "planted", lambda _: ByVolume()))
+    monkeypatch.setitem(FOUNDATIONS, "volume", Foundation("ase", "planted", lambda _: ByVolume()))  # type: ignore[no-untyped-call]
     monkeypatch.setattr(ByVolume, "left", 10**9)
 
 
@@ -191,6 +191,17 @@ def test_stopped_and_gone_on_it_ends_with_the_same_files(folder: Path, tmp_path:
     assert listing([out]) == before
     relaxed = [line for line in read(out / "stability.json")["rows"] if "relaxed by at most 3 steps" in line["judge"]]
     assert [line["k"] for line in relaxed] == [1, 2]
+    known = {(row, index): record["relaxed"] for row, index, record in map(json.loads, complete[1:])}
+    above = [
+        np.inf if known.get((row, index)) is None else known[row, index] - known[row, -1]
+        for row in range(len(TRUE))
+        for index in range(2)
+        if known[row, -1] is not None
+    ]
+    assert relaxed[1]["stable"]["value"] == pytest.approx((np.array(above) <= 0.08).mean())
+    assert relaxed[1]["energy"]["value"] == pytest.approx(np.median(above))
+    given = [line for line in read(out / "stability.json")["rows"] if "as given" in line["judge"]]
+    assert relaxed[1]["energy"] != given[1]["energy"]
 
 
 def test_fewer_targets_and_samples_use_the_same_energies(folder: Path, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from dao.evaluation import calculator_energies
 from dao.evaluation.calculator_energies import CalculatorEnergies, Computed, compute
 
 SALT = toy("rocksalt", ("Na", "Cl"), 5.9, "salt")
-ATOMS_IN_ONE_PLACE = Crystal([11, 17], [[0, 0, 0], [0, 0, 1e-4]], SALT.lattice)
+ATOMS_IN_ONE_PLACE = Crystal([11, 17], [[0.0, 0.0, 0.0], [0.0, 0.0, 1e-4]], SALT.lattice)
 
 
 def lennard_jones() -> Any:
-    return LennardJones(sigma=2.5, epsilon=0.5, rc=6.0, smooth=True)
+    return LennardJones(sigma=2.5, epsilon=0.5, rc=6.0, smooth=True)  # type: ignore[no-untyped-call]
 
 
 class Fixed(Calculator):
@@ -29,7 +29,7 @@ class Fixed(Calculator):
     implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 -- ASE's own declaration
 
     def __init__(self, energy: float, pressure: float = 0.0, error: Exception | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.energy, self.pressure, self.error, self.calls = energy, pressure, error, 0
 
     def calculate(self, atoms: Any = None, *_: Any, **__: Any) -> None:
@@ -49,6 +49,7 @@ def test_energies_are_by_the_atom_and_fall_by_relaxation() -> None:
     relaxed = compute(SALT, lennard_jones(), 100)
     assert relaxed.energy == single.energy
     assert relaxed.relaxed is not None
+    assert single.energy is not None
     assert relaxed.relaxed < single.energy - 0.01
     assert relaxed.converged
     assert 0 < relaxed.steps < 100
@@ -94,7 +95,8 @@ def test_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_what_is_missing_is_computed(tmp_path: Path) -> None:
     tasks = [((row, sample), SALT) for row in range(3) for sample in (-1, 0)]
     made_by = {"calculator": "fixed"}
-    path, calculator, counted = tmp_path / "new" / "energies.jsonl", Fixed(-2.0), []
+    counted: list[int] = []
+    path, calculator = tmp_path / "new" / "energies.jsonl", Fixed(-2.0)
     CalculatorEnergies(path, made_by).run(tasks[:4], calculator, 0, counted.append)
     with path.open("ab") as stream:
         stream.write(b'[2, -1, {"ener')

@@ -112,7 +112,7 @@ def evaluate_stability(finished: Finished, how: StabilityHow, against: Path | No
     if how.predictor is not None:
         judgements.append(by_predictor(how.predictor, predictions, references, failures, progress=how.progress))
     if how.calculator is not None:
-        judgements += _by_calculator(finished, rows, predictions, how, failures, notes)
+        judgements += _by_calculator(how.calculator, finished, rows, predictions, how, failures, notes)
     judged = Judged(
         targets=finished.targets.fingerprint(),
         ids=tuple(finished.targets.ids[row] for row in rows),
@@ -178,6 +178,7 @@ def by_predictor(
 
 
 def _by_calculator(
+    wanted: str,
     finished: Finished,
     rows: Sequence[int],
     predictions: Sequence[Sequence[Crystal | None]],
@@ -187,8 +188,7 @@ def _by_calculator(
 ) -> list[Judgement]:
     from dao.interop.foundation import calculator, identity
 
-    assert how.calculator is not None  # noqa: S101 -- for the type checker
-    name = identity(how.calculator)
+    name = identity(wanted)
     made_by = {
         "targets": finished.targets.fingerprint(),
         "predictions": finished.made_by,
@@ -196,12 +196,12 @@ def _by_calculator(
         "relaxation": {"steps": how.relax, "force tolerance": FORCE_TOLERANCE} if how.relax else None,
     }
     suffix = f"-relax-{how.relax}" if how.relax else ""
-    file = CalculatorEnergies(how.out / f"energies-{how.calculator}{suffix}.jsonl", made_by)
+    file = CalculatorEnergies(how.out / f"energies-{wanted}{suffix}.jsonl", made_by)
     tasks = list(_tasks(finished, rows, predictions))
     missing = [task for task in tasks if task[0] not in file.done]
     if missing:
-        potential = calculator(how.calculator, how.device)
-        with CountProgress(len(tasks), len(tasks) - len(missing), enabled=how.progress, what=how.calculator) as bar:
+        potential = calculator(wanted, how.device)
+        with CountProgress(len(tasks), len(tasks) - len(missing), enabled=how.progress, what=wanted) as bar:
             file.run(missing, potential, how.relax, bar.advance)
     references = [finished.targets.crystals[row] for row in rows]
     for (row, sample), _ in tasks:
