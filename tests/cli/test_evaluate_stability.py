@@ -14,11 +14,12 @@ from toys import listing, tiny_generator, tiny_predictor, toy, toy_crystals, wri
 
 from dao.cli import main
 from dao.crystal import Crystal
+from dao.evaluation.stability_run import chosen_rows
 from dao.interop.foundation import FOUNDATIONS, Foundation
 from dao.prediction.energies import predict_energies
 
 # two of one composition, so that samples must be told apart by more than that
-TRUE = [*toy_crystals()[:6], toy("cscl", ("Na", "Cl"), 3.4, "mp-cscl"), toy("zincblende", ("Na", "Cl"), 6.1, "mp-zb")]
+TRUE = [*toy_crystals()[:6], toy("cscl", ("Na", "Cl"), 3.4, "mp-cscl"), toy("zincblende", ("Na", "Cl"), 5.8, "mp-zb")]
 LARGEST = 25.0
 """A^3/atom, beyond which the judge knows nothing."""
 OTHERS = [toy("rocksalt", ("K", "Br"), 6.6, "unasked")]
@@ -138,6 +139,7 @@ def test_both_judges_say_what_can_be_worked_out(
     for k in (1, 2):
         one = rows["DAO-P", k]
         assert one["stable"]["value"] == pytest.approx((energy[:, :k] <= 0.08).mean())
+        assert one["energy"]["value"] == pytest.approx(np.median(energy[:, :k]), abs=1e-5)
         assert one["lower"]["value"] == pytest.approx((energy[:, :k] - references[:, None] < -0.001).mean())
         two = rows["volume", k]
         assert two["targets"] == len(kept)
@@ -216,6 +218,13 @@ def test_fewer_targets_and_samples_use_the_same_energies(folder: Path, tmp_path:
     assert (out / "energies-volume.jsonl").read_bytes().startswith(first)
     lines = (out / "energies-volume.jsonl").read_text().splitlines()
     assert len(lines) == len(set(lines))
+
+
+def test_subsets_are_random_and_nested() -> None:
+    chosen = [chosen_rows(50, count) for count in (5, 20, 50)]
+    assert set(chosen[0]) < set(chosen[1]) < set(chosen[2])
+    assert chosen[2] == chosen_rows(50, None) == list(range(50))
+    assert chosen[1] == sorted(chosen[1]) != list(range(20))
 
 
 def test_a_run_against_itself_differs_in_nothing(
