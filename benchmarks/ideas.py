@@ -39,7 +39,8 @@ from dao.data.locate import training_file
 from dao.data.store import PackedCrystals, pack_crystals
 from dao.data.training_set import load_packed
 from dao.evaluation.matching import rms_distances
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.recipes.schema import Recipe
 from dao.sampling import SampleRequest, sample
 from dao.training.ema import ExponentialAverage

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dao.geometry.torus import remove_mean
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.networks.config import LATTICE_FEATURES
 from dao.networks.crysformer import Crysformer, CrysformerBlock, GatedResidual
 from dao.processes.base import Prediction, State

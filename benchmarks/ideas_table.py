@@ -21,7 +21,8 @@ from ideas_flows import (
 from ideas_networks import DistanceBiased, SelfConditioned, UnitsConditioned, float_residual, plain_conditioning
 from torch import Tensor
 
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.processes.flow import Flow
 from dao.processes.representations import LatticeRepresentation
 

@@ -25,7 +25,8 @@ from dao import recipes
 from dao.data.locate import training_file
 from dao.data.store import PackedCrystals
 from dao.data.training_set import load_packed
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.processes.base import Noised
 from dao.recipes.schema import Recipe
 from dao.training.ema import ExponentialAverage

@@ -13,7 +13,8 @@ from dao.data.symmetrized import pack_symmetric
 from dao.geometry.lattice import lattice_from_log_metric
 from dao.geometry.symmetrized import SymmetricCrystal
 from dao.geometry.wyckoff import operations, wyckoff_positions
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.networks.config import CrysformerConfig
 from dao.processes.config import ProcessConfig, SamplerSettings
 from dao.processes.symmetry import SymmetryTable, lattice_freedom

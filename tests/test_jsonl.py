@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dao.errors import InputError
-from dao.jsonl import JsonLines
+from dao.jsonl import JsonLines, read_made_by
 
 MADE_BY = {"seed": 0, "sampler": {"steps": 3, "scale": 0.1}}
 
@@ -105,3 +105,15 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         lines(tmp_path / "answers.jsonl").append([{"n": 1}])
+
+
+def test_what_a_file_was_made_by(tmp_path: Path) -> None:
+    file = lines(tmp_path / "answers.jsonl")
+    file.append([{"n": 1}])
+    assert read_made_by(file.path, "answers") == MADE_BY
+    with pytest.raises(InputError, match="holds no answers"):
+        read_made_by(tmp_path / "none" / "answers.jsonl", "answers")
+    for text in ("", "{}\n", "[1]\n", '{"made_by": 3}\n', "\xff\n"):
+        file.path.write_text(text)
+        with pytest.raises(InputError, match="not a file of answers"):
+            read_made_by(file.path, "answers")

@@ -17,7 +17,8 @@ from dao.crystal import CrystalBatch
 from dao.errors import InputError
 from dao.geometry.lattice import volume
 from dao.geometry.torus import wrap
-from dao.models import Generator, Predictor, PredictorConfig
+from dao.model_config import PredictorConfig
+from dao.models import Generator, Predictor
 
 KINDS = [("flow", "log_metric"), ("flow", "matrix"), ("diffusion", "log_metric"), ("diffusion", "matrix")]
 

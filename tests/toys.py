@@ -17,7 +17,8 @@ import torch
 from dao.crystal import Crystal
 from dao.data.store import pack_crystals
 from dao.elements import ATOMIC_NUMBERS
-from dao.models import Generator, GeneratorConfig, Predictor, PredictorConfig
+from dao.model_config import GeneratorConfig, PredictorConfig
+from dao.models import Generator, Predictor
 from dao.networks.config import CrysformerConfig
 from dao.processes.config import ProcessConfig, SamplerSettings
 

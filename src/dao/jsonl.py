@@ -86,3 +86,24 @@ class JsonLines:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise InputError(f"{self.path.parent}: cannot be written ({error.strerror})") from None
+
+
+def read_made_by(path: Path, what: str) -> dict[str, Any]:
+    """What the lines of such a file were made by, for those who cannot know it beforehand.
+
+    Raises:
+        InputError: no such file, or not one of ``what``.
+
+    """
+    try:
+        with path.open("rb") as stream:
+            made_by = json.loads(stream.readline())["made_by"]
+    except FileNotFoundError:
+        raise InputError(f"{path.parent}: holds no {what} ({path.name})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        raise InputError(f"{path}: not a file of {what}") from None
+    if not isinstance(made_by, dict):
+        raise InputError(f"{path}: not a file of {what}")
+    return made_by

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from dao.crystal import CrystalBatch
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
+from dao.model_config import FORMAT_VERSION, GeneratorConfig, PredictorConfig
 from dao.networks.build import build_network
-from dao.networks.config import NETWORKS, SPACE_GROUPS, NetworkConfig
+from dao.networks.config import NETWORKS, SPACE_GROUPS
 from dao.networks.heads import (
     CoordinateHead,
     EnergyHead,
@@ -30,95 +31,17 @@ from dao.networks.heads import (
     SpaceGroupHead,
 )
 from dao.networks.symmetry import SymmetryPrior
-from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.potential import EnergyForcesStress, differentiate
 from dao.processes.base import Prediction, Process, State
 from dao.processes.build import build_process
-from dao.processes.config import ProcessConfig, SamplerSettings
 from dao.processes.representations import ConventionalLogMetricLattice
 from dao.processes.symmetric_flow import SymmetricFlow
 from dao.processes.symmetry import SymmetryTable
 from dao.weight_files import WEIGHTS, load_weights, memory_tensors, write_weights
 from dao.weights import CONFIG, resolve
 
-FORMAT_VERSION = 1
-"""Raised when a saved folder changes its meaning; older folders are refused with their number."""
-
-
 LEAST_DEVIATION = 1e-3
 """Smallest unit of standardised energies, eV/atom: labels that are all alike have no deviation of their own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Everything about a model that is not a tensor; the ``config.json`` of its folder."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    model: str
-    """Key into the table of classes below: nothing in a file can name any other code."""
-    format_version: int = FORMAT_VERSION
-    name: str = "untitled"
-    network: NetworkConfig
-    process: ProcessConfig
-    parameters: int = 0
-    training: dict[str, Any] = field(default_factory=dict)
-    """Record of the training: recipe, data, crystals seen, hours, validation figures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig(ModelConfig):
-    """Configuration of a generator."""
-
-    model: str = "generator"
-    sampler: SamplerSettings = field(default_factory=SamplerSettings)
-    symmetry: SymmetryPriorConfig | None = None
-    """The network that says space group and Wyckoff positions, for a symmetric process."""
-    cells: dict[str, dict[str, int]] = field(default_factory=dict)
-    """How often, in the training set, formula units of that many atoms came with that many units a primitive cell."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrustLimits:
-    """What a predictor was trained on: beyond it, its energies are guesses."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    elements: tuple[int, ...] = ()
-    """Atomic numbers that the labelled crystals have."""
-    max_atoms: int = 0
-    volume_ratio: tuple[float, float] = (0.0, 0.0)
-    """0.1 % and 99.9 % quantiles of the cell's volume over the sum of fitted volumes per element."""
-    energy: tuple[float, float] = (0.0, 0.0)
-    """Least and largest label, eV/atom."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictorConfig(ModelConfig):
-    """Configuration of a predictor."""
-
-    model: str = "predictor"
-    label: str = "e_above_hull"
-    """What the energy is: the label it was trained on, eV/atom."""
-    beta: float = 1.0
-    """Inverse temperature of the exponential loss, in units of the labels' standard deviation."""
-    errors: bool = False
-    """Also says how far off its energies are expected to be."""
-    auxiliary: str | None = None
-    """A second label that it was trained on, for the sake of the first."""
-    error_factor: float = 1.0
-    """What expected errors are multiplied by, fitted on crystals that were not trained on."""
-    trust: TrustLimits = field(default_factory=TrustLimits)
-
-    def __post_init__(self) -> None:
-        """Refuse what needs a known symmetry."""
-        if self.process.kind == "symmetric_flow" or self.network.space_groups:
-            raise InputError(
-                "a predictor works without known symmetry: process flow or diffusion, no network space_groups"
-            )
-        if not self.beta > 0:
-            raise InputError(f"predictor beta must be positive, got {self.beta:g}")
-
 
 _Model = TypeVar("_Model", bound="CrystalModel")  # typing.Self is not known to beartype's check of single methods
 

@@ -17,7 +17,8 @@ from dao.cli import main
 from dao.crystal import Crystal, CrystalBatch
 from dao.data.sources import read_crystals
 from dao.jsonl import JsonLines
-from dao.models import Predictor, TrustLimits
+from dao.model_config import TrustLimits
+from dao.models import Predictor
 
 CRYSTALS = toy_crystals()[:4]
 Run = Callable[..., tuple[int, str, str]]

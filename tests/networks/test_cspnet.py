@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from dao.errors import InputError
 from dao.geometry.torus import wrap
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.networks.config import COUNT_FEATURES, CSPNetConfig
 from dao.networks.cspnet import CSPLayer, CSPNet, edge_waves
 from dao.networks.embeddings import count_embedding, sinusoidal_embedding

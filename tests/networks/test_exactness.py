@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dao.geometry.torus import wrap
-from dao.models import Generator, GeneratorConfig
+from dao.model_config import GeneratorConfig
+from dao.models import Generator
 from dao.networks.config import CrysformerConfig
 from dao.networks.crysformer import Crysformer
 from dao.processes.base import State

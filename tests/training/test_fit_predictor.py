@@ -14,7 +14,8 @@ from toys import tiny_predictor_recipe, toy_crystals, toy_energies, toy_splits, 
 from dao.crystal import CrystalBatch
 from dao.data.store import PackedCrystals
 from dao.errors import InputError
-from dao.models import Generator, Predictor, PredictorConfig, read_config
+from dao.model_config import PredictorConfig
+from dao.models import Generator, Predictor, read_config
 from dao.recipes.schema import PredictorRecipe
 from dao.training.fit import train
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao.cli import evaluate_energies
+from dao.cli import evaluate_energies, evaluate_stability
 from dao.cli.options import (
+    Data,
     Device,
     FormatOption,
     GuidanceStrength,
@@ -18,6 +19,7 @@ from dao.cli.options import (
     Quiet,
     RankBy,
     Seed,
+    Split,
     check_device,
     check_out_folder,
     judging_options,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from dao.evaluation.targets import Targets
 
 app = typer.Typer(help="Score predictions against known crystals.", no_args_is_help=True, rich_markup_mode=None)
+app.command(epilog=evaluate_stability.EXAMPLES)(evaluate_stability.stability)
 
 CSP_EXAMPLES = """\b
 Examples:
@@ -50,19 +53,6 @@ Example:
 Predicts every crystal of the split whose composition occurs more than once, and reports for how many of these
 compositions all conformations are found."""
 
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "--reference",
-        metavar="NAME|PATH",
-        help="The true crystals: mp20 or mpts52 of $DAO_DATA, or a file or folder of any kind that can be read.",
-    ),
-]
-Split = Annotated[
-    str | None,
-    typer.Option(help="Split of the data; test where the data has splits.", show_default=False),
-]
 Count = Annotated[int | None, typer.Option(min=1, help="A fixed random subset of so many crystals; all if not given.")]
 Weights = Annotated[
     str | None,

@@ -66,6 +66,19 @@ RankBy = Annotated[
     Literal["energy", "recurrence"] | None,
     typer.Option("--rank", help="What ranks candidates; energy where there is a predictor.", show_default=False),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "--reference",
+        metavar="NAME|PATH",
+        help="The true crystals: mp20 or mpts52 of $DAO_DATA, or a file or folder of any kind that can be read.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Split of the data; test where the data has splits.", show_default=False),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 
 Format = Literal["table", "json"]

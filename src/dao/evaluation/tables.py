@@ -248,14 +248,15 @@ def _rates(row: Row) -> list[str]:
 
 
 def _percent(one: Interval | None) -> str:
-    return _with_interval(one, 100.0, 1)
+    return with_interval(one, 100.0, 1)
 
 
 def _distance(one: Interval | None) -> str:
-    return _with_interval(one, 1.0, 4)
+    return with_interval(one, 1.0, 4)
 
 
-def _with_interval(one: Interval | None, scale: float, decimals: int) -> str:
+def with_interval(one: Interval | None, scale: float, decimals: int) -> str:
+    """A figure times ``scale`` and its interval, ``52.8 (49.7-55.9)``; a dash where it is not defined."""
     if one is None or math.isnan(one.value):
         return NONE
     value, low, high = (f"{scale * number:.{decimals}f}" for number in (one.value, one.low, one.high))

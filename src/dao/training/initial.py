@@ -15,7 +15,8 @@ from dao.data.store import PackedCrystals
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.geometry.lattice import fit_atomic_volumes, volume
-from dao.models import CrystalModel, Generator, Predictor, TrustLimits
+from dao.model_config import TrustLimits
+from dao.models import CrystalModel, Generator, Predictor
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import load_symmetry
 

@@ -16,7 +16,8 @@ from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.store import PackedCrystals
 from dao.data.symmetrized import symmetrized_set
 from dao.errors import InputError
-from dao.models import CrystalModel, Generator, GeneratorConfig, Predictor, PredictorConfig
+from dao.model_config import GeneratorConfig, PredictorConfig
+from dao.models import CrystalModel, Generator, Predictor
 from dao.processes.base import NoiseSource
 from dao.recipes.schema import PredictorRecipe, Recipe
 from dao.symmetry_weights import load_symmetry
