@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao.cli import stability
+from dao.cli.evaluate_stability import EXAMPLES as STABILITY_EXAMPLES
+from dao.cli.evaluate_stability import stability
 from dao.cli.options import (
     Data,
     Device,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dao.evaluation.targets import Targets
 
 app = typer.Typer(help="Score predictions against known crystals.", no_args_is_help=True, rich_markup_mode=None)
-app.command(epilog=stability.EXAMPLES)(stability.stability)
+app.command(epilog=STABILITY_EXAMPLES)(stability)
 
 CSP_EXAMPLES = """\b
 Examples:

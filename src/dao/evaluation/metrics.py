@@ -22,7 +22,7 @@ Best of k picks by the ground truth: for k > 1 these are coverage. :func:`ranked
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -237,14 +237,6 @@ class Bootstrap:
         """Mean of M values, none of them nan."""
         return self._ratio(values, np.ones(values.shape))
 
-    def median(self, values: npt.NDArray[np.float64]) -> Interval:
-        """Median of M values, or of all of (M, K); infinite ones count as such, none of them is nan."""
-        flat = values.reshape(len(values), -1)
-        found = [float(np.median(np.repeat(flat, times, axis=0))) for times in self._counts.astype(np.int64)]
-        # by rank: no mean is taken of infinities
-        low, high = np.sort(found)[[int(0.025 * (len(found) - 1)), math.ceil(0.975 * (len(found) - 1))]].tolist()
-        return Interval(float(np.median(flat)), low, high)
-
     def _ratio(self, above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> Interval:
         if not below.any():
             return UNKNOWN
@@ -253,6 +245,16 @@ class Bootstrap:
         kept = total > 0
         low, high = np.percentile((self._counts @ above)[kept] / total[kept], [2.5, 97.5]).tolist()
         return Interval(float(above.sum() / below.sum()), low, high)
+
+    def of(self, statistic: Callable[[Float64[np.ndarray, " m"]], float]) -> Interval:
+        """Any figure of M weights, how often each target is there; resamples in which it is nan are left out."""
+        value = statistic(np.ones(self._counts.shape[1]))
+        drawn = np.array([statistic(weights) for weights in self._counts])
+        drawn = drawn[~np.isnan(drawn)]
+        if math.isnan(value) or not drawn.size:
+            return UNKNOWN
+        low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+        return Interval(value, low, high)
 
     def rate(self, found: npt.NDArray[np.float64]) -> Interval:
         """Share of targets with a match (not nan)."""

@@ -35,7 +35,7 @@ from dao.evaluation.metrics import Bootstrap, over_seeds, ranked_row, rows
 from dao.evaluation.polymorphs import Polymorph, polymorph_groups, polymorphs
 from dao.evaluation.predictions import Failure, PredictionSet
 from dao.evaluation.published import published
-from dao.evaluation.scores import EVERY, Row, Scores
+from dao.evaluation.scores import EVERY, Row, Scores, plain
 from dao.evaluation.tables import report, table
 from dao.evaluation.targets import Targets, crystals_fingerprint, with_prototypes
 from dao.jsonl import JsonLines
@@ -132,7 +132,7 @@ def evaluate_generator(
         **({} if judge.guidance is None else {"Guidance": guidance_note(judge.guidance)}),
         "Seeds": ", ".join(map(str, seeds)) + (f" (k above 1: {seeds[0]} alone)" if len(seeds) > 1 else ""),
         "Pretraining": str(config.training.get("pretraining") or "none"),
-        "Training": _training(config.training),
+        "Training": training_note(config.training),
         "Samples that are no crystal": f"{sum(one is None for row in predicted[0].crystals for one in row):,}",
     }
     return _finish(targets, how, matchings[0], scores, [scores, *others] if others else [], described, [])
@@ -320,7 +320,8 @@ def _sampler(settings: SamplerSettings) -> str:
     return ", ".join(parts)
 
 
-def _training(record: Mapping[str, Any]) -> str:
+def training_note(record: Mapping[str, Any]) -> str:
+    """The training record of a model in a line: crystals seen, data, hours, device."""
     if not record:
         return "not recorded"
     crystals, hours = float(record.get("crystals_seen", 0)), record.get("hours")
@@ -351,17 +352,6 @@ def _prototype_section(targets: Targets, prototypes: Mapping[str, Sequence[float
         f" on the same targets. {100 * none:.1f} % of them have no such template."
     )
     return f"{text}\n\n{table(['k', 'Match rate U (%)', 'RMSE'], body)}"
-
-
-def plain(value: Any) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-    """The same with null for NaN and infinity, which JSON lacks."""
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return value
 
 
 def _write(path: Path, text: str) -> None:

@@ -232,3 +232,14 @@ def _from_lists(values: list[Any], dtype: npt.DTypeLike = np.float64) -> npt.NDA
 def _pairs(values: list[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     # without a target, K is lost in JSON: any does
     return _from_lists(values, dtype) if values else np.empty((0, 1), dtype)
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+    """The same with null for NaN, which JSON lacks."""
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
