@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao.cli.evaluate_stability import EXAMPLES as STABILITY_EXAMPLES
-from dao.cli.evaluate_stability import stability
+from dao.cli import evaluate_stability
 from dao.cli.options import (
     Data,
     Device,
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from dao.evaluation.targets import Targets
 
 app = typer.Typer(help="Score predictions against known crystals.", no_args_is_help=True, rich_markup_mode=None)
-app.command(epilog=STABILITY_EXAMPLES)(stability)
+app.command(epilog=evaluate_stability.EXAMPLES)(evaluate_stability.stability)
 
 CSP_EXAMPLES = """\b
 Examples:
