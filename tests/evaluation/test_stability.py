@@ -10,7 +10,7 @@ import pytest
 
 from dao.errors import InputError
 from dao.evaluation.metrics import Bootstrap
-from dao.evaluation.stability import Agreement, Judged, Judgement, agreement, differences, stability_rows
+from dao.evaluation.stability import Agreement, Judged, Judgement, agreement, differences, median, stability_rows
 
 INF = float("inf")
 # the last target's reference has no energy
@@ -77,7 +77,7 @@ def test_intervals_resample_targets() -> None:
 
 
 def test_medians_of_infinities_are_infinite_in_silence() -> None:
-    found = Bootstrap(4, 200, 0).median(np.array([0.0, INF, INF, INF]))
+    found = median(np.array([0.0, INF, INF, INF]), Bootstrap(4, 200, 0))
     assert (found.value, found.high) == (INF, INF)
 
 

@@ -237,14 +237,6 @@ class Bootstrap:
         """Mean of M values, none of them nan."""
         return self._ratio(values, np.ones(values.shape))
 
-    def median(self, values: npt.NDArray[np.float64]) -> Interval:
-        """Median of M values, or of all of (M, K); infinite ones count as such, none of them is nan."""
-        flat = values.reshape(len(values), -1)
-        found = [float(np.median(np.repeat(flat, times, axis=0))) for times in self._counts.astype(np.int64)]
-        # by rank: no mean is taken of infinities
-        low, high = np.sort(found)[[int(0.025 * (len(found) - 1)), math.ceil(0.975 * (len(found) - 1))]].tolist()
-        return Interval(float(np.median(flat)), low, high)
-
     def _ratio(self, above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> Interval:
         if not below.any():
             return UNKNOWN

@@ -28,6 +28,9 @@ LOWER_BY = 0.001
 
 RESAMPLES = 1000
 
+_HUGE, _LARGEST = 1e12, 1e4
+"""Stand-in for infinity, and the largest energy that is none; eV/atom."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -152,7 +155,7 @@ def stability_rows(one: Judgement, matched: npt.NDArray[np.bool_]) -> list[Stabi
             k=k,
             targets=int(members.sum()),
             stable=bootstrap.mean(_share(one.stable, k)[members]),
-            energy=bootstrap.median(one.energy[members, :k]),
+            energy=median(one.energy[members, :k], bootstrap),
             lower=bootstrap.mean(_share(one.lower, k)[members]),
             match=bootstrap.mean(_share(matched, k)[members]),
             without_energy=int(np.isinf(one.energy[members, :k]).sum()),
@@ -162,8 +165,16 @@ def stability_rows(one: Judgement, matched: npt.NDArray[np.bool_]) -> list[Stabi
     if one.reference is not None:
         known = one.reference[members]
         stable = bootstrap.mean((known <= STABLE_E_ABOVE_HULL).astype(np.float64))
-        rows.append(StabilityRow(one.judge, None, known.size, stable, bootstrap.median(known), None, None, 0))
+        rows.append(StabilityRow(one.judge, None, known.size, stable, median(known, bootstrap), None, None, 0))
     return rows
+
+
+def median(values: npt.NDArray[np.float64], bootstrap: Bootstrap) -> Interval:
+    """Median of (M,) or of all (M, K) values; infinite ones count as such."""
+    # the interval is interpolated, which infinities do not survive
+    finite = np.nan_to_num(values, posinf=_HUGE)
+    found = bootstrap.of(lambda weights: float(np.median(np.repeat(finite, weights.astype(np.int64), axis=0))))
+    return Interval(*(np.inf if one > _LARGEST else one for one in (found.value, found.low, found.high)))
 
 
 def agreement(first: Judgement, second: Judgement) -> list[Agreement]:

@@ -346,7 +346,7 @@ def difference_record(row: Difference) -> dict[str, Any]:
 def _write(out: Path, found: Stability, judged: Judged, settings: dict[str, str]) -> None:
     results = {
         "settings": settings,
-        "rows": [asdict(row) for row in found.rows],
+        "rows": [asdict(row) | {"energy": _finite(row.energy)} for row in found.rows],
         "agreement": [asdict(row) for row in found.agreements],
         "differences": [asdict(row) for row in found.differences],
         "judged": judged.to_json(),
@@ -358,6 +358,10 @@ def _write(out: Path, found: Stability, judged: Judged, settings: dict[str, str]
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
     write_failures(out, found.failures)
+
+
+def _finite(one: Interval) -> dict[str, float | None]:
+    return {key: value if np.isfinite(value) else None for key, value in asdict(one).items()}
 
 
 def _page(found: Stability, settings: dict[str, str]) -> str:
