@@ -93,7 +93,7 @@ def test_rankings_of_something_else_are_refused(tmp_path: Path) -> None:
 
 def judging(folder: Path, **options: Any) -> Judging:
     tiny_predictor().save(folder / "predictor")
-    return Judging(predictor=folder / "predictor", **options)
+    return Judging(predictor=folder / "predictor", **({"rank": "energy"} | options))
 
 
 def energies(by: Judging, crystals: list[Crystal]) -> list[float]:
@@ -121,6 +121,7 @@ def test_ranking_by_energy(tmp_path: Path, workers: int) -> None:
 def test_rankings_by_another_predictor_are_refused(tmp_path: Path) -> None:
     by = judging(tmp_path)
     assert by.ranking() == by
+    assert replace(by, rank=None).ranking() == replace(by, rank="both")
     assert replace(by, guidance=2.0, target=0.1).ranking() == by
     assert replace(by, rank="recurrence").ranking() is None
     assert Judging(rank="recurrence").ranking() is None
@@ -129,6 +130,6 @@ def test_rankings_by_another_predictor_are_refused(tmp_path: Path) -> None:
     Ranking(TARGETS, predicted, path, by).run(lambda _: None, workers=1, seconds=10.0)
     tiny_predictor(seed=1).save(tmp_path / "other")
     with pytest.raises(InputError, match="ranked candidates made with another predictor:"):
-        Ranking(TARGETS, predicted, path, Judging(predictor=tmp_path / "other"))
-    with pytest.raises(InputError, match="ranked candidates made with another predictor:"):
+        Ranking(TARGETS, predicted, path, Judging(predictor=tmp_path / "other", rank="energy"))
+    with pytest.raises(InputError, match="ranked candidates made with another predictor and rank:"):
         Ranking(TARGETS, predicted, path)

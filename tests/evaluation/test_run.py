@@ -138,7 +138,7 @@ def test_guidance_and_ranking_by_energy(tmp_path: Path) -> None:
         read: dict[str, str] = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
         return read
 
-    told = evaluate(guidance=2.0)
+    told = evaluate(guidance=2.0, rank="energy")
     assert told["Guidance"] == f"strength 2, e_above_hull of tiny ({predictor.fingerprint})"
     assert told["Ranked"] == f"by energy above the hull of tiny ({predictor.fingerprint})"
     samples = (tmp_path / "out" / "samples-0.jsonl").read_bytes()

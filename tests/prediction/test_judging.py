@@ -20,7 +20,7 @@ from dao.errors import InputError
 from dao.models import Predictor
 from dao.prediction.energies import predict_energies
 from dao.prediction.judging import Judge, Judging
-from dao.prediction.ranking import Candidate, rank_by_energy, rank_by_recurrence, with_energies
+from dao.prediction.ranking import COUNT_WEIGHT, Candidate, rank_by_energy, rank_by_recurrence, with_energies
 from dao.processes.config import SamplerSettings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -69,6 +69,24 @@ def test_lowest_energy_first_ties_and_unknown_by_recurrence(energies: list[float
     json.dumps([one.record() for one in found], allow_nan=False)
 
 
+def test_a_crystal_found_more_often_may_lie_higher() -> None:
+    """E - T log(count): by 0.1 eV/atom times log(3 / 1) at most."""
+    for gap, first in ((0.10, 3), (0.12, 1)):
+        found = rank_by_energy(with_energies(three(), [gap, 1.0, 0.0]), 0.1)
+        assert found[0].count == first
+    known = Judge(ranker=tiny_predictor(), order="both").rank(three())
+    weighed = [(one.e_above_hull or 0.0) - COUNT_WEIGHT * math.log(one.count) for one in known]
+    assert weighed == pytest.approx(sorted(weighed), abs=1e-4)
+
+
+def test_an_expected_error_is_shown_beside_the_energy() -> None:
+    (first, *_) = with_energies(three(), [0.1, 0.2, math.nan], [0.05, None, 0.1])
+    assert first.record()["e_above_hull_error"] == 0.05
+    ranked = Judge(ranker=tiny_predictor(errors=True), order="energy").rank(three())
+    assert all(one.e_above_hull_error is not None and one.e_above_hull_error > 0 for one in ranked)
+    assert "e_above_hull_error" not in three()[0].record()
+
+
 def test_without_a_predictor_nothing_changes() -> None:
     found = three()
     assert Judge().rank(found) == found
@@ -78,7 +96,7 @@ def test_without_a_predictor_nothing_changes() -> None:
 
 def test_python(folder: Path) -> None:
     plain = dao.predict("NaCl", 6, weights=folder / "generator")
-    found = dao.predict("NaCl", 6, weights=folder / "generator", predictor=folder / "predictor")
+    found = dao.predict("NaCl", 6, weights=folder / "generator", predictor=folder / "predictor", rank="energy")
     model = Predictor.load(folder / "predictor")
     known = predict_energies(model, [one.crystal for one in found])
     assert [one.e_above_hull for one in found] == pytest.approx(known, abs=1e-6)
@@ -97,15 +115,15 @@ def test_python(folder: Path) -> None:
 def test_the_shipped_predictor_ranks_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_SHELF", folder)
     judge = Judging().load("cpu")
-    assert judge.by_energy
+    assert judge.order == "both"
     assert judge.guidance is None
-    assert judge.note().startswith("energy above the hull of tiny (")
+    assert judge.note().startswith("recurrence and energy above the hull of tiny (")
 
 
 def test_another_property_guides_but_does_not_rank(folder: Path) -> None:
     judge = Judging(predictor=folder / "modulus", guidance=1.0, target=100.0).load("cpu")
     assert judge.guidance is not None
-    assert (judge.ranker, judge.by_energy, judge.note()) == (None, False, "recurrence")
+    assert (judge.ranker, judge.order, judge.note()) == (None, "recurrence", "recurrence")
     with pytest.raises(InputError, match="predicts bulk_modulus, and ranking by energy needs e_above_hull"):
         Judging(predictor=folder / "modulus", rank="energy").load("cpu")
 

@@ -63,8 +63,8 @@ GuidanceTarget = Annotated[
     ),
 ]
 RankBy = Annotated[
-    Literal["energy", "recurrence"] | None,
-    typer.Option("--rank", help="What ranks candidates; energy where there is a predictor.", show_default=False),
+    Literal["both", "energy", "recurrence"] | None,
+    typer.Option("--rank", help="What ranks candidates; both where there is a predictor.", show_default=False),
 ]
 Data = Annotated[
     str,
@@ -97,7 +97,7 @@ def check_device(device: str) -> None:
 
 
 def judging_options(
-    predictor: str | None, guidance: float, target: float | None, rank: Literal["energy", "recurrence"] | None
+    predictor: str | None, guidance: float, target: float | None, rank: Literal["both", "energy", "recurrence"] | None
 ) -> Judging:
     """The predictor and what it is for, its weights found but not loaded.
 

@@ -200,7 +200,8 @@ def _rank(targets: Targets, predicted: Predicted, how: How) -> npt.NDArray[np.fl
 
     # a ranking depends on the number of samples and on what ranks: with others, a new file is begun
     judging = how.judging.ranking()
-    name = f"ranked-{predicted.samples}.jsonl" if judging is None else f"ranked-energy-{predicted.samples}.jsonl"
+    by = "" if judging is None else f"{judging.rank}-"
+    name = f"ranked-{by}{predicted.samples}.jsonl"
     ranking = Ranking(targets, predicted, how.out / name, judging)
     total, missing = len(targets.crystals), len(ranking.missing)
     with CountProgress(

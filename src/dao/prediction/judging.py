@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from dao.prediction.ranking import Candidate
     from dao.processes.guidance import Guidance
 
-Rank = Literal["energy", "recurrence"]
+Rank = Literal["both", "energy", "recurrence"]
+"""By predicted energy, by how often a candidate was found, or by both as :func:`dao.prediction.ranking.rank_by_energy`
+weighs them."""
 
 ENERGY = "e_above_hull"
 """The label of predictors that can rank."""
@@ -33,7 +35,8 @@ class Judging:
         guidance: strength by which samples are drawn to low energy, 0: not at all. With a predictor of another property
             to low values of it, and to high ones if negative.
         target: draw samples to this value of the property instead.
-        rank: candidates by predicted ``energy`` above the hull or by ``recurrence``; None: energy where there is one.
+        rank: candidates by predicted ``energy`` above the hull, by ``recurrence`` or by ``both``; None: by both where
+            there is a predictor.
 
     """
 
@@ -53,7 +56,9 @@ class Judging:
             raise InputError("a guidance target needs a positive guidance strength")
         if isinstance(self.predictor, Path):
             return self.predictor
-        needed_by = "guidance" if self.guidance != 0 else "ranking by energy" if self.rank == "energy" else None
+        needed_by = (
+            "guidance" if self.guidance != 0 else "ranking by energy" if self.rank in ("energy", "both") else None
+        )
         return resolve_predictor(self.predictor, needed_by=needed_by)
 
     def load(self, device: str) -> Judge:
@@ -72,8 +77,8 @@ class Judging:
         model = load_predictor(source, device)
         guidance = property_guidance(model, self.guidance, self.target)
         if model.config.label == ENERGY:
-            return Judge(guidance, model, by_energy=self.rank != "recurrence")
-        if self.rank == "energy":
+            return Judge(guidance, model, self.rank or "both")
+        if self.rank in ("energy", "both"):
             raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
         return Judge(guidance)
 
@@ -85,7 +90,8 @@ class Judging:
 
         """
         alone = replace(self, guidance=0.0, target=None)
-        return alone if alone.load("cpu").by_energy else None
+        order = alone.load("cpu").order
+        return None if order == "recurrence" else replace(alone, rank=order)
 
 
 @dataclass(frozen=True)
@@ -95,27 +101,30 @@ class Judge:
     Attributes:
         guidance: of the samples.
         ranker: predictor whose energies candidates are shown with.
-        by_energy: candidates are ranked by them, not by recurrence.
+        order: what candidates are ranked by.
 
     """
 
     guidance: Guidance | None = None
     ranker: Predictor | None = None
-    by_energy: bool = False
+    order: Rank = "recurrence"
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
         if self.ranker is None or not candidates:
             return list(candidates)
         from dao.prediction.energies import predict_with_errors
-        from dao.prediction.ranking import rank_by_energy, with_energies
+        from dao.prediction.ranking import COUNT_WEIGHT, rank_by_energy, with_energies
 
         said = predict_with_errors(self.ranker, [one.crystal for one in candidates])
         known = with_energies(candidates, [one.energy for one in said], [one.error for one in said])
-        return rank_by_energy(known) if self.by_energy else known
+        if self.order == "recurrence":
+            return known
+        return rank_by_energy(known, COUNT_WEIGHT if self.order == "both" else 0.0)
 
     def note(self) -> str:
         """What ranks, in words."""
-        if self.ranker is None or not self.by_energy:
+        if self.ranker is None or self.order == "recurrence":
             return "recurrence"
-        return f"energy above the hull of {self.ranker.config.name} ({self.ranker.fingerprint})"
+        energy = f"energy above the hull of {self.ranker.config.name} ({self.ranker.fingerprint})"
+        return f"recurrence and {energy}" if self.order == "both" else energy

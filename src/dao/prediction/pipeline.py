@@ -89,7 +89,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
         guidance: strength by which the predictor draws samples to low energy (0: not at all); with a predictor of
             another property to low values of it, and to high ones if negative.
         target: draw to this value of the predictor's property instead.
-        rank: by predicted ``energy`` above the hull, the default where there are energies, or by ``recurrence``.
+        rank: by predicted ``energy`` above the hull, by ``recurrence``, or by ``both``, the default where there are
+            energies.
 
     Returns:
         Distinct candidates, the most stable or the most recurrent first; ``.structure`` is a pymatgen ``Structure``.

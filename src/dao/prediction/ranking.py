@@ -1,7 +1,7 @@
 """From many samples of a composition to a short list: the same crystal once, the most recurrent or most stable first.
 
 A crystal that a generator finds again and again from independent noise is its best guess; ties go to the smaller cell,
-then to the higher symmetry. Where a predictor (DAO-P) gives energies above the hull, they rank instead.
+then to the higher symmetry. Where a predictor (DAO-P) gives energies above the hull, these rank too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 SAME_ENERGY = 4
 """Decimals (eV/atom) to which energies are compared: rounding, which depends on the batch, must not decide a rank."""
+
+COUNT_WEIGHT = 0.03
+"""eV/atom by which a candidate found e times as often may lie higher; chosen on validation (docs/experiments.md)."""
 
 
 @dataclass(frozen=True)
@@ -223,14 +226,17 @@ def with_energies(
     ]
 
 
-def rank_by_energy(candidates: Sequence[Candidate]) -> list[Candidate]:
+def rank_by_energy(candidates: Sequence[Candidate], count_weight: float = 0.0) -> list[Candidate]:
     """Candidates of one composition, the lowest energy above the hull first, those without one last.
 
-    Energies that agree to ``SAME_ENERGY`` decimals leave the order as it was: that of recurrence.
+    With a weight T (eV/atom) the energy is lowered by T log(count): a crystal that the generator found often may lie
+    somewhat higher, as in a Boltzmann distribution. Energies that agree to ``SAME_ENERGY`` decimals leave the order as
+    it was: that of recurrence.
     """
 
     def order(one: Candidate) -> tuple[bool, float, int]:
-        unknown = one.e_above_hull is None or math.isnan(one.e_above_hull)
-        return unknown, 0.0 if one.e_above_hull is None or unknown else round(one.e_above_hull, SAME_ENERGY), one.rank
+        if one.e_above_hull is None or math.isnan(one.e_above_hull):
+            return True, 0.0, one.rank
+        return False, round(one.e_above_hull - count_weight * math.log(one.count), SAME_ENERGY), one.rank
 
     return [replace(one, rank=rank) for rank, one in enumerate(sorted(candidates, key=order), start=1)]
