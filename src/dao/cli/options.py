@@ -67,6 +67,9 @@ RankBy = Annotated[
     typer.Option("--rank", help="What ranks candidates; energy where there is a predictor.", show_default=False),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
+BreakSymmetry = Annotated[
+    bool, typer.Option("--break-symmetry", help="Follow forces that lower the symmetry too; else space groups are kept.")
+]
 
 Format = Literal["table", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed.")]
