@@ -68,7 +68,8 @@ RankBy = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 BreakSymmetry = Annotated[
-    bool, typer.Option("--break-symmetry", help="Follow forces that lower the symmetry too; else space groups are kept.")
+    bool,
+    typer.Option("--break-symmetry", help="Follow forces that lower the symmetry too; else groups are kept."),
 ]
 
 Format = Literal["table", "json"]
