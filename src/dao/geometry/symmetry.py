@@ -199,7 +199,7 @@ def _normaliser(dataset: Any) -> list[tuple[list[list[int]], list[float], dict[s
 
 
 def look_up(cell: list[Any]) -> dict[str, Any]:
-    """Ask moyo; ``cell`` is lattice, coordinates, atomic numbers, tolerance, and "standard" or "operations" if asked."""
+    """Ask moyo; ``cell`` is lattice, coordinates, atomic numbers, tolerance, "standard" or "operations" if asked."""
     from moyopy import Cell, MoyoDataset
 
     if cell[4:] == ["standard"]:

@@ -95,7 +95,6 @@ def relax(
     from dataclasses import asdict
 
     from dao.cli.output import print_json, print_table
-    from dao.data.labels import LABEL_SYMPREC
     from dao.figure_file import require_matplotlib
     from dao.prediction.energies import load_predictor
     from dao.prediction.relaxed_report import HEADINGS, lines
@@ -114,7 +113,6 @@ def relax(
             force_tolerance=force_tolerance,
             max_volume_change=max_volume_change,
             keep_symmetry=not break_symmetry,
-            symprec=LABEL_SYMPREC,  # what is told to a symmetric generator that is trained on the result
         ),
         keep_rest=keep_rest,
         figure=figure,
