@@ -208,7 +208,8 @@ class Stiff(Quadratic):
 def test_a_step_that_was_cut_is_shortened_from_there() -> None:
     potential = Stiff(torch.tensor([[[0.5, 0.5, 0.5]]], dtype=torch.float64))
     start = Crystal([11], [[0.5, 0.5, 0.51]], 4.0 * np.eye(3))
-    (made,) = relax(potential, [start], RelaxationSettings(iterations=3))
+    # an atom alone is a centre of inversion, and stays where it is if that is kept
+    (made,) = relax(potential, [start], RelaxationSettings(iterations=3, keep_symmetry=False))
     assert made.energy < made.energy_before
     steps = [float((asked - potential.asked[0]).norm()) * 4.0 for asked in potential.asked[1:3]]
     assert steps == pytest.approx([0.2, 0.06], rel=1e-3)

@@ -5,6 +5,10 @@ logarithm S of the symmetric deformation of the cell, in units of sqrt(N) A so t
 stiff: L = L0 exp(S), f = f0 + u L0^-1. A trial step that raises the energy, or brings two atoms too close, is taken
 back and shortened: the energy of a crystal never rises, and no crystal sees what the others of its batch do.
 
+Forces, stress and steps are projected on the moves that keep the crystal's space group. Those form a linear subspace of
+the variables that sums of gradients, shortened steps and changes of the volume stay in: no step ever leaves it. A true
+potential energy surface needs none of this: its gradients have the symmetry of the crystal. A network's do not.
+
 Shapes: B crystals, N atoms (padded), M steps of history, D = 3 N + 9 variables.
 """
 
@@ -22,6 +26,7 @@ from torch import Tensor
 from dao.crystal import Crystal, CrystalBatch
 from dao.errors import InputError
 from dao.geometry.cells import min_distance
+from dao.geometry.symmetric_moves import SymmetricMoves
 from dao.geometry.torus import wrap
 from dao.potential import Potential
 
@@ -36,6 +41,9 @@ SHORTER = 0.3
 
 SHORTEST = 1e-3
 """Share of the full step below which a crystal is given up: no lower energy is found along its direction."""
+
+SHORTEST_KEPT = 1e-10
+"""Steps below this (A) leave no history: where the volume's bound leaves no way to go, they are rounding."""
 
 Outcome = Literal["converged", "iterations", "stuck"]
 
@@ -62,11 +70,16 @@ class RelaxationSettings:
     """Largest relative change of the volume, against the starting cell."""
     min_distance: float = 0.7
     """Closest approach of two atoms, A; where the starting crystal is closer, its own."""
+    keep_symmetry: bool = True
+    """Whether to make only moves that keep the space group of the starting crystal."""
+    symprec: float = 0.01
+    """Tolerance within which the starting crystal has its space group, A. What is off by less stays off."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive = (self.iterations, self.history, self.learning_rate, self.max_step, self.max_volume_change)
-        if min(positive) <= 0 or self.max_volume_change >= 1 or min(self.force_tolerance, self.min_distance) < 0:
+        steps = (self.iterations, self.history, self.learning_rate, self.max_step)
+        least = min(*steps, self.max_volume_change, self.symprec)
+        if least <= 0 or self.max_volume_change >= 1 or min(self.force_tolerance, self.min_distance) < 0:
             raise InputError(
                 "relaxation: iterations, history, steps and bounds must be positive, volume change below 1"
             )
@@ -80,7 +93,7 @@ class Relaxed:
         crystal: with the name and ``info`` of what it was relaxed from.
         energy_before: of the cell, eV.
         energy: of the relaxed cell, never higher.
-        max_force: largest force left, eV/A.
+        max_force: largest force left, eV/A; of what the symmetry leaves of forces, where it is kept.
         iterations: evaluations after the first.
         outcome: ``converged``; ``iterations`` used up; or ``stuck``, no lower energy found within the bounds.
 
@@ -163,6 +176,7 @@ class _Batch:
         self.scale = self.start.num_atoms.double().sqrt()
         closest = [min(settings.min_distance, min_distance(crystal)) for crystal in crystals]
         self.closest = torch.tensor(closest, dtype=torch.float64)
+        self.symmetry = SymmetricMoves(crystals, settings.symprec) if settings.keep_symmetry else None
 
     def run(self) -> list[Relaxed]:
         """Relax all of them."""
@@ -181,7 +195,8 @@ class _Batch:
             if len(active) == 0:
                 break
             now = here.rows(active)
-            step = self._capped(history.direction(now.gradient, active) * settings.learning_rate)
+            step = self._symmetric(history.direction(now.gradient, active) * settings.learning_rate, active)
+            step = self._capped(step)
             trial = self._evaluate(self._within_volume(now.z + step * length[active, None], active), active)
             used[active] += 1
             good = trial.energy.isfinite() & (trial.energy <= now.energy) & self._apart(trial.z, active)
@@ -203,6 +218,14 @@ class _Batch:
             for i, (before, one) in enumerate(zip(self.crystals, final, strict=True))
         ]
 
+    def _symmetric(self, step: Float[Tensor, "b d"], rows: Tensor) -> Float[Tensor, "b d"]:
+        """The step is in the symmetric subspace but for rounding, of which a history may make much."""
+        if self.symmetry is None:
+            return step
+        atoms = self.symmetry.displacements(step[:, :-9].unflatten(-1, (-1, 3)), rows)
+        cell = self.symmetry.strains(step[:, -9:].unflatten(-1, (3, 3)), rows)
+        return torch.cat([atoms.flatten(1), cell.flatten(1)], dim=1)
+
     def _deformation(self, z: Float[Tensor, "b d"], rows: Tensor) -> Float[Tensor, "b 3 3"]:
         return torch.linalg.matrix_exp(z[:, -9:].reshape(-1, 3, 3) / self.scale[rows, None, None])
 
@@ -222,6 +245,11 @@ class _Batch:
         batch = self._moved(z, rows)
         made = self.potential.energy_forces_stress(batch)
         energy, forces, stress = (one.detach().cpu().double() for one in (made.energy, made.forces, made.stress))
+        if self.symmetry is not None:
+            # before they become gradients: the directions of the starting cell are those of all cells on the way, as
+            # a symmetric strain commutes with the rotations
+            forces = self.symmetry.displacements(forces, rows)
+            stress = self.symmetry.strains(stress, rows)
         # f = f0 + u L0^-1, and -forces L^T is the gradient by f
         start = self.start.lattice[rows]
         by_atoms = torch.linalg.solve(start, (-forces @ batch.lattice.mT).mT).mT * batch.mask[..., None]
@@ -275,8 +303,8 @@ class _History:
 
     def add(self, rows: Tensor, step: Float[Tensor, "r d"], change: Float[Tensor, "r d"]) -> None:
         """Keep a step of some crystals, unless the gradient did not grow along it (no positive curvature)."""
-        product = (step * change).sum(-1)
-        keep = product > 1e-10 * step.norm(dim=-1) * change.norm(dim=-1)
+        product, length = (step * change).sum(-1), step.norm(dim=-1)
+        keep = (product > 1e-10 * length * change.norm(dim=-1)) & (length > SHORTEST_KEPT)
         rows = rows[keep]
         for table, value in ((self.steps, step), (self.changes, change), (self.inverse, 1.0 / product)):
             table[rows] = torch.cat([table[rows][:, 1:], value[keep][:, None]], dim=1)

@@ -21,7 +21,7 @@ from dao.cli import main
 from dao.crystal import Crystal, CrystalBatch
 from dao.data.sources import read_parquet
 from dao.data.training_set import load_packed
-from dao.geometry.cells import is_niggli
+from dao.geometry.cells import is_niggli, space_group
 from dao.models import Predictor
 from dao.prediction.relaxed_report import RelaxedRow, bin_edges, report_of
 
@@ -321,3 +321,19 @@ def test_the_figures_of_a_bin() -> None:
     assert one.same_space_group == pytest.approx(1 / 3)
     assert report.every.crystals == 4
     assert report.bins[0].mean_fall is None
+
+
+def test_space_groups_are_kept_unless_they_may_break(run: Run, folder: Path) -> None:
+    crystals = CRYSTALS[:6]
+    write(folder / "symmetric.parquet", crystals, [0.3] * len(crystals))
+    groups = [space_group(one)[0] for one in crystals]
+    assert min(groups) > 200
+    assert run("@/symmetric.parquet")[::2] == (0, "")
+    kept = list(read_parquet("out.parquet"))
+    assert [space_group(one, 1e-3)[0] for one in kept] == groups
+    assert any(abs(one.volume / before.volume - 1) > 1e-3 for one, before in zip(kept, crystals, strict=True))
+    assert run("@/symmetric.parquet", "--break-symmetry", out="broken.parquet")[0] == 0
+    broken = [space_group(one, 1e-3)[0] for one in read_parquet("broken.parquet")]
+    assert any(one < group for one, group in zip(broken, groups, strict=True))
+    settings = [json.loads(Path(name).read_text())["settings"]["settings"] for name in ("out.json", "broken.json")]
+    assert [one["keep_symmetry"] for one in settings] == [True, False]

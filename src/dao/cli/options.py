@@ -80,6 +80,10 @@ Split = Annotated[
     typer.Option(help="Split of the data; test where the data has splits.", show_default=False),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
+BreakSymmetry = Annotated[
+    bool,
+    typer.Option("--break-symmetry", help="Follow forces that lower the symmetry too; else groups are kept."),
+]
 
 Format = Literal["table", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed.")]

@@ -9,6 +9,7 @@ import typer
 
 from dao.cli.options import (
     BatchSize,
+    BreakSymmetry,
     Device,
     Files,
     FormatOption,
@@ -25,10 +26,12 @@ Examples:
   dao relax candidates.extxyz --steps 50 --format json
 
 \b
-Cell and atoms move downhill in the predicted energy above the hull, which never rises. Structures are relaxed and
-written in their primitive Niggli cells. The folder given by --out receives relaxed.extxyz, relaxed.csv, relaxed.json
-and one CIF each; a run that was interrupted goes on where it stopped when the same command is given again. Exit code
-3: some structures could not be relaxed (see failures.json)."""
+Cell and atoms move downhill in the predicted energy above the hull, which never rises. Each structure keeps
+the space group it comes with (within 0.01 A), and so cannot leave a saddle point for a lower symmetry;
+--break-symmetry follows all predicted forces, which have no symmetry of their own. Structures are relaxed and written
+in their primitive Niggli cells. The folder given by --out receives relaxed.extxyz, relaxed.csv, relaxed.json and one
+CIF each; a run that was interrupted goes on where it stopped when the same command is given again. Exit code 3: some
+structures could not be relaxed (see failures.json)."""
 
 COLUMNS = {
     "id": "structure",
@@ -54,6 +57,7 @@ def relax(
     max_volume_change: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Largest relative change of the volume.")
     ] = 0.1,
+    break_symmetry: BreakSymmetry = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("relaxed"),
@@ -73,7 +77,10 @@ def relax(
     from dao.relaxation import RelaxationSettings
 
     settings = RelaxationSettings(
-        iterations=steps, force_tolerance=force_tolerance, max_volume_change=max_volume_change
+        iterations=steps,
+        force_tolerance=force_tolerance,
+        max_volume_change=max_volume_change,
+        keep_symmetry=not break_symmetry,
     )
     model = load_predictor(source, device)
     structures = read_structures(files)

@@ -87,6 +87,25 @@ def symmetry_dataset(crystal: Crystal, symprec: float) -> SymmetryDataset:
     )
 
 
+def symmetry_operations(
+    crystal: Crystal, symprec: float
+) -> tuple[Int64[np.ndarray, "g 3 3"], Float64[np.ndarray, "g 3"]]:
+    """Operations of the space group within ``symprec`` (A) in the crystal's own cell: x goes to W x + w, in fractions.
+
+    Returns:
+        (G, 3, 3) rotations W and (G, 3) translations w. A cell that is not primitive has those of its centring too.
+
+    Raises:
+        InputError: as :func:`symmetry_dataset`.
+
+    """
+    cell = [crystal.lattice.tolist(), crystal.frac_coords.tolist(), crystal.atomic_numbers.tolist(), symprec]
+    answer = (look_up if symprec <= TRUSTED_SYMPREC else _GUARDED.look_up)([*cell, "operations"])
+    if "error" in answer:
+        raise InputError(f"{crystal.name}: no space group at a tolerance of {symprec:g} A ({answer['error']})")
+    return np.array(answer["rotations"], dtype=np.int64), np.array(answer["translations"], dtype=np.float64)
+
+
 @dataclass(frozen=True)
 class StandardCell:
     """A crystal in its space group's standard setting, one choice of origin and axes of many.
@@ -180,16 +199,18 @@ def _normaliser(dataset: Any) -> list[tuple[list[list[int]], list[float], dict[s
 
 
 def look_up(cell: list[Any]) -> dict[str, Any]:
-    """Ask moyo; ``cell`` is lattice, coordinates, atomic numbers, tolerance (and "standard" for the standard cell)."""
+    """Ask moyo; ``cell`` is lattice, coordinates, atomic numbers, tolerance, "standard" or "operations" if asked."""
     from moyopy import Cell, MoyoDataset
 
-    if len(cell) > 4:
+    if cell[4:] == ["standard"]:
         return _look_up_standard(cell[:4])
-    lattice, positions, numbers, symprec = cell
+    lattice, positions, numbers, symprec = cell[:4]
     try:
         dataset = MoyoDataset(Cell(lattice, positions, numbers), symprec=symprec)
     except ValueError as error:
         return {"error": str(error)}
+    if cell[4:] == ["operations"]:
+        return {"rotations": dataset.operations.rotations, "translations": dataset.operations.translations}
     primitive = dataset.prim_std_cell
     return {
         "number": dataset.number,

@@ -9,6 +9,7 @@ import typer
 
 from dao.cli.options import (
     BatchSize,
+    BreakSymmetry,
     Device,
     FormatOption,
     PredictorWeights,
@@ -27,10 +28,11 @@ Examples:
   dao data relax crysdb --max-atoms 30 --out relaxed.parquet --figure relaxed.png
 
 \b
-Relaxed crystals keep their id and labels: e_above_hull is still that of the crystal before. Beside it stand
-e_above_hull_predicted_before and e_above_hull_predicted, the predictor's energies, which are null for crystals that
-were not relaxed. The report lies beside the output (relaxed.json, relaxed.md). The same command goes on where it was
-stopped. Exit code 3: some crystals could not be relaxed and are as they were (see relaxed.failures.json)."""
+Relaxed crystals keep their space group, which predicted forces would lower (--break-symmetry lets them), and their id
+and labels: e_above_hull is still that of the crystal before. Beside it stand e_above_hull_predicted_before and
+e_above_hull_predicted, the predictor's energies, which are null for crystals that were not relaxed. The report lies
+beside the output (relaxed.json, relaxed.md). The same command goes on where it was stopped. Exit code 3: some crystals
+could not be relaxed and are as they were (see relaxed.failures.json)."""
 
 
 def relax(
@@ -58,6 +60,7 @@ def relax(
     max_volume_change: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Largest relative change of the volume.")
     ] = 0.1,
+    break_symmetry: BreakSymmetry = False,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Plot the fall of the energies, by energy (and the same as SVG)."),
@@ -106,7 +109,10 @@ def relax(
         out,
         selection=Selection(above=above, up_to=up_to, max_atoms=max_atoms),
         settings=RelaxationSettings(
-            iterations=steps, force_tolerance=force_tolerance, max_volume_change=max_volume_change
+            iterations=steps,
+            force_tolerance=force_tolerance,
+            max_volume_change=max_volume_change,
+            keep_symmetry=not break_symmetry,
         ),
         keep_rest=keep_rest,
         figure=figure,
