@@ -13,6 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from dao.crystal import CrystalBatch
 from dao.interop.ase import from_atoms
 from dao.models import Predictor
+from dao.weights import DEFAULT_PREDICTOR
 
 
 class PredictorCalculator(Calculator):
@@ -30,7 +31,11 @@ class PredictorCalculator(Calculator):
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 -- ASE's own declaration
 
-    def __init__(self, predictor: Predictor | Path | str, **settings: Any) -> None:  # noqa: ANN401 -- ASE's
+    def __init__(
+        self,
+        predictor: Predictor | Path | str = DEFAULT_PREDICTOR,
+        **settings: Any,  # noqa: ANN401 -- likewise
+    ) -> None:
         """Take a predictor, or weights to load one from (:meth:`dao.models.Predictor.load`).
 
         Raises:
