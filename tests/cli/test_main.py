@@ -67,7 +67,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     shelf = tmp_path_factory.mktemp("weights")
     for name, parameters in (("nano", 2_900_000), ("small", 8_000_000)):
         (shelf / name).mkdir()
-        config = {"name": name, "format_version": 1, "parameters": parameters, "training": {"hours": 2.5}}
+        config = {"model": "generator", "name": name, "format_version": 1, "parameters": parameters}
+        config |= {"training": {"hours": 2.5}}
         (shelf / name / "config.json").write_text(json.dumps(config))
         (shelf / name / "model.safetensors").write_bytes(b"\0" * 1_500_000)
     (shelf / "nano" / "README.md").write_text("# nano\nTrained on MP-20.\n")
@@ -243,7 +244,10 @@ def test_weights_list(run: Run) -> None:
     code, out, err = run("weights", "list")
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()[2:]]
-    assert [row[:3] for row in rows] == [["nano", "2900000", "1.50"], ["small", "8000000", "1.50"]]
+    assert [row[:4] for row in rows] == [
+        ["nano", "generator", "2900000", "1.50"],
+        ["small", "generator", "8000000", "1.50"],
+    ]
     code, out, _ = run("weights", "list", "--format", "json")
     assert [(row["name"], row["default"]) for row in json.loads(out)] == [("nano", True), ("small", False)]
 

@@ -15,21 +15,29 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-COLUMNS = {"name": "name", "parameters": "parameters", "megabytes": "MB", "default": "default", "folder": "folder"}
+COLUMNS = {
+    "name": "name",
+    "model": "model",
+    "parameters": "parameters",
+    "megabytes": "MB",
+    "default": "default",
+    "folder": "folder",
+}
 
 
 @app.command("list", epilog="\b\nExample:\n  dao weights list --format json")
 def list_weights(output: FormatOption = "table") -> None:
     """List the weights that ship with the package."""
     from dao.cli.output import print_json, print_table
-    from dao.weights import DEFAULT, read_config, shipped
+    from dao.weights import DEFAULT, DEFAULT_PREDICTOR, read_config, shipped
 
     rows = [
         {
             "name": name,
+            "model": read_config(folder).get("model"),
             "parameters": read_config(folder).get("parameters"),
             "megabytes": _megabytes(folder),
-            "default": "yes" if name == DEFAULT else "",
+            "default": "yes" if name in {DEFAULT, DEFAULT_PREDICTOR} else "",
             "folder": str(folder),
         }
         for name, folder in shipped().items()
