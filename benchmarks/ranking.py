@@ -28,7 +28,7 @@ from dao.prediction.judging import Judge
 from dao.prediction.ranking import rank_by_recurrence
 from dao.weights import DEFAULT_PREDICTOR, resolve
 
-TEMPERATURES = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+TEMPERATURES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True)

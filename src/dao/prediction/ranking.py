@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SAME_ENERGY = 4
 """Decimals (eV/atom) to which energies are compared: rounding, which depends on the batch, must not decide a rank."""
 
-COUNT_WEIGHT = 0.03
+COUNT_WEIGHT = 0.3
 """eV/atom by which a candidate found e times as often may lie higher; chosen on validation (docs/experiments.md)."""
 
 
