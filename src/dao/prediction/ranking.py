@@ -65,6 +65,8 @@ class Candidate:
     """Predicted, eV/atom; NaN where the predictor has no answer, None where no predictor was asked."""
     e_above_hull_error: float | None = None
     """How far off that energy is expected to be, eV/atom; None where no predictor says so."""
+    prototype: str | None = None
+    """The known crystal whose kind it has been given, as a formula; None where the generator alone found it."""
 
     @property
     def structure(self) -> Structure:
@@ -108,6 +110,7 @@ class Candidate:
             "count": self.count,
             "samples": self.samples,
             "source": self.source,
+            "prototype": self.prototype,
         }
 
 
@@ -125,7 +128,7 @@ def read_symmetry(crystal: Crystal) -> Reading:
         return Reading(crystal, 1, "P1", None)
 
 
-def _groups(crystals: Sequence[Crystal]) -> list[list[int]]:
+def same_crystals(crystals: Sequence[Crystal]) -> list[list[int]]:
     """Numbers of the crystals that are the same: each joins the first group whose first member it fits.
 
     What fits, pymatgen's StructureMatcher says at its own tolerances, tighter than the benchmark's, so that polymorphs
@@ -175,7 +178,7 @@ def rank_by_recurrence(
     by several per cent.
     """
     readings = [read_symmetry(crystal) for _, _, crystal in samples]
-    groups = _groups([reading.crystal for reading in readings])
+    groups = same_crystals([reading.crystal for reading in readings])
 
     def shown(group: list[int]) -> Reading:
         commonest = Counter(readings[i].number for i in group).most_common(1)[0][0]
