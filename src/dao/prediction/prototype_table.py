@@ -139,7 +139,7 @@ class PrototypeTable:
         def first(lengths: Iterable[int]) -> npt.NDArray[Any]:
             return np.concatenate([[0], np.cumsum(list(lengths))]).astype(np.int32)
 
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "space_group": np.array([one.space_group for one in every], dtype=np.uint8),
             "metric": np.array([one.metric for one in every], dtype=np.float32),
             "slot_first": first(len(one.amounts) for one in every),

@@ -27,6 +27,9 @@ from dao.prediction.substitution import DUPLICATE, MAX_ASSIGNMENTS, assignments,
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+NEAR = 0.02
+"""Distance at which a neighbour of :data:`NEIGHBOURS` weighs half of what one of the same elements does."""
+
 NEIGHBOURS = 5
 """Element sets of a prototype whose volumes say how far it is from the per-element volumes."""
 
@@ -199,5 +202,5 @@ def _volume_ratio(prototype: Prototype, costs: Floats) -> float:
     """By how much crystals of this prototype with the most similar elements are larger than their elements say."""
     nearest = np.argsort(costs, kind="stable")[:NEIGHBOURS]
     nearest = nearest[np.isfinite(costs[nearest])]
-    weights = prototype.members[nearest] / (0.1 + costs[nearest])
+    weights = prototype.members[nearest] / (NEAR + costs[nearest])
     return float(np.exp(weights @ np.log(prototype.volume_ratios[nearest]) / weights.sum()))
