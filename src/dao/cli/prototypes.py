@@ -49,12 +49,9 @@ def build(
         float | None,
         typer.Option(min=0.0, help="Leave out crystals known to lie higher above the hull (eV/atom)."),
     ] = None,
-    same: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Part of all neighbours by which crystals of one prototype may differ.", hidden=True
-        ),
-    ] = None,
+    min_sets: Annotated[
+        int, typer.Option(min=1, help="Keep prototypes seen with so many element sets; from 2 on, none is one crystal.")
+    ] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Condense known crystals to a table of prototypes."""
@@ -64,13 +61,13 @@ def build(
     path, splits = source_and_splits(crystals, "crystals")
     without = [source_and_splits(text, "--leave-out") for text in leave_out or []]
 
-    from dao.prediction.prototype_build import SAME, build_table
+    from dao.prediction.prototype_build import build_table
     from dao.prediction.prototype_source import read_known
     from dao.progress import CountProgress
 
     known, record = read_known(path, splits, without, max_e_above_hull)
     with CountProgress(len(known), 0, enabled=not quiet, what="describing", of="crystals") as bar:
-        table = build_table(known, record, same=SAME if same is None else same, advance=bar.advance)
+        table = build_table(known, record, min_sets=min_sets, advance=bar.advance)
     table.save(out)
     if not quiet:
         single = table.record["single_member"]

@@ -16,6 +16,9 @@ from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
 from dao.prediction.ranking import Candidate, Reading, same_crystals
 
+SPARE = 2
+"""Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
+
 
 def proposed(
     proposer: Proposer,
@@ -39,12 +42,12 @@ def proposed(
     """
     found: list[tuple[int, Proposal]] = []
     for units, numbers in cells.items():
-        own = proposer.propose(numbers, count, exclude_same_composition=exclude_same_composition)
+        own = proposer.propose(numbers, SPARE * count, exclude_same_composition=exclude_same_composition)
         found += [(units, one) for one in own]
     found.sort(key=lambda item: item[1].distance)
-    found = found[:count]
+    found = found[: SPARE * count]
     readings = [_read(one) for _, one in found]
-    # a prototype of a large cell may turn out to be that of a smaller one
+    # at the tolerances that make two samples one crystal, many tilts and distortions are one too
     firsts = [group[0] for group in same_crystals([reading.crystal for reading in readings])]
     sizes = {units: len(numbers) // units for units, numbers in cells.items()}
     return [
@@ -61,7 +64,7 @@ def proposed(
             source="prototype",
             prototype=formula_of(found[i][1].like, found[i][1].amounts),
         )
-        for rank, i in enumerate(sorted(firsts), start=1)
+        for rank, i in enumerate(sorted(firsts)[:count], start=1)
     ]
 
 

@@ -87,6 +87,7 @@ def build_table(
     record: dict[str, Any],
     *,
     same: float = SAME,
+    min_sets: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> PrototypeTable:
     """Condense a set of crystals (some ms each).
@@ -95,6 +96,8 @@ def build_table(
         crystals: of elements 1 to 94.
         record: what they are, in plain JSON; counts and tolerances are added.
         same: tolerance of the fingerprint.
+        min_sets: keep prototypes that were seen with at least so many different element sets; from 2 on, no prototype
+            is a single known crystal.
         advance: told how many more crystals are described.
 
     Raises:
@@ -112,7 +115,9 @@ def build_table(
             described.append(without_symmetry(crystal))
         if advance is not None:
             advance(1)
-    return condense(described, fitted_volumes(crystals), {**record, "without_symmetry": failed}, same=same)
+    return condense(
+        described, fitted_volumes(crystals), {**record, "without_symmetry": failed}, same=same, min_sets=min_sets
+    )
 
 
 def fitted_volumes(crystals: PackedCrystals) -> Floats:
@@ -131,9 +136,19 @@ def fitted_volumes(crystals: PackedCrystals) -> Floats:
 
 
 def condense(
-    described: Sequence[SymmetricCrystal], atomic_volumes: Floats, record: dict[str, Any], *, same: float = SAME
+    described: Sequence[SymmetricCrystal],
+    atomic_volumes: Floats,
+    record: dict[str, Any],
+    *,
+    same: float = SAME,
+    min_sets: int = 1,
 ) -> PrototypeTable:
-    """Prototypes of these crystals, those of few atoms, then of many members first."""
+    """Prototypes of these crystals, those of few atoms, then of many members first; see :func:`build_table`.
+
+    Raises:
+        InputError: none is left.
+
+    """
     kinds: dict[Any, list[int]] = defaultdict(list)
     for row, one in enumerate(described):
         kinds[_kind(one)].append(row)
@@ -143,6 +158,10 @@ def condense(
         for cluster in _clusters([_member(described[row], atomic_volumes) for row in rows], same)
     ]
 
+    found = [one for one in found if len(one.elements) >= min_sets]
+    if not found:
+        raise InputError(f"no prototype was seen with {min_sets} element sets")
+
     def order(one: Prototype) -> tuple[Any, ...]:
         return int(one.amounts.sum()), one.amounts.tolist(), -int(one.members.sum()), -one.space_group
 
@@ -151,9 +170,11 @@ def condense(
         **record,
         "crystals": len(described),
         "prototypes": len(found),
+        "condensed": sum(int(one.members.sum()) for one in found),
         "single_member": sum(int(one.members.sum()) == 1 for one in found),
         "symprec": LABEL_SYMPREC,
         "same": same,
+        "min_sets": min_sets,
     }
     return PrototypeTable.pack(found, atomic_volumes, said)
 
