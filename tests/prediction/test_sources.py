@@ -152,6 +152,11 @@ def test_evaluation_of_prototypes(run: Run, tmp_path: Path) -> None:
     code, _, said = run(*command)
     assert code == 2
     assert "made with another prototypes" in said
+    for source in ("known.parquet", "known.parquet:train,test"):
+        assert run("prototypes", "build", source, "--out", "t.safetensors", "--quiet")[0] == 0
+        code, _, said = run(*command[:-1], "new")
+        assert code == 2
+        assert "was built from the crystals of known.parquet of split test" in said
 
 
 @pytest.mark.parametrize(

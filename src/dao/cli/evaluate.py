@@ -157,6 +157,7 @@ def csp(
     check_out_folder(out)
 
     from dao.data.deduplicate import read_references
+    from dao.evaluation.candidates import check_table
     from dao.evaluation.run import How, evaluate_predictions, evaluate_prototypes
     from dao.evaluation.targets import find_data, read_prototypes, with_unseen
 
@@ -173,6 +174,8 @@ def csp(
     )
     training = None if seen is None else source_and_splits(seen, "--seen")
     targets = _targets(find_data(data), split, count, max_atoms)
+    if chosen.table is not None:
+        check_table(chosen.table, find_data(data), targets.split or None)
     if training is not None:
         targets = with_unseen(targets, read_references(*training).crystals, workers=workers, seconds=time_limit)
     if not chosen.generator:

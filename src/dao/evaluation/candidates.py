@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dao.crystal import Crystal
+from dao.errors import InputError
 from dao.evaluation.csp import Predicted
 from dao.evaluation.targets import Targets
 from dao.jsonl import JsonLines
@@ -176,6 +177,28 @@ def _from_line(line: Any) -> Answer:  # noqa: ANN401 -- what a line of JSON hold
     ]
 
 
+def check_table(path: Path, data: Path, split: str | None) -> None:
+    """Refuse a table whose record says that it was built from the crystals that it is to be scored on.
+
+    Args:
+        path: of the table.
+        data: file of the targets.
+        split: that they are of; None: all of it.
+
+    Raises:
+        InputError: it was, or there is no such table.
+
+    """
+    record = PrototypeTable.load(path).record
+    left_out = [one for one in record.get("left_out", []) if one["source"] == data.name]
+    if any(not one["splits"] or split in one["splits"] for one in left_out):
+        return
+    splits = record.get("splits", [])
+    if record.get("source") == data.name and (split is None or not splits or split in splits):
+        of = f" of split {split}" if split else ""
+        raise InputError(f"--table {path}: was built from the crystals of {data.name}{of}, which it would be scored on")
+
+
 def prototypes_note(sources: Sources) -> dict[str, str]:
     """What a report says of the table that proposed; nothing where none did."""
     if sources.table is None:
@@ -194,6 +217,12 @@ def prototypes_note(sources: Sources) -> dict[str, str]:
     }
 
 
+def file_name(what: str, how: How) -> str:
+    """Of a file in the evaluation's folder: other sources and other rankings have files of their own."""
+    kind = "recurrence" if how.judging.ranking() is None else "energy"
+    return f"{what}-{how.sources.names.replace(',', '-')}-{kind}-{max(how.ks)}.jsonl"
+
+
 def ranked_candidates(targets: Targets, generated: Predicted | None, how: How) -> Predicted:
     """The first candidates of our ranking, max(ks) a target, best first.
 
@@ -202,10 +231,9 @@ def ranked_candidates(targets: Targets, generated: Predicted | None, how: How) -
 
     """
     count = max(how.ks)
-    # as a ranking, a file of its own for what ranks
-    kind = "recurrence" if how.judging.ranking() is None else "energy"
-    name = f"candidates-{how.sources.names.replace(',', '-')}-{kind}-{count}.jsonl"
-    making = Candidates(targets, generated, how.sources, how.judging, count=count, path=how.out / name)
+    making = Candidates(
+        targets, generated, how.sources, how.judging, count=count, path=how.out / file_name("candidates", how)
+    )
     total, missing = len(targets.crystals), len(making.missing)
     with CountProgress(
         total, total - missing, enabled=how.progress and missing > 0, what="candidates", of="compositions"

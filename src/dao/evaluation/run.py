@@ -28,7 +28,7 @@ from dao.constants import (
     STRICT_STOL,
 )
 from dao.errors import InputError
-from dao.evaluation.candidates import prototypes_note, ranked_candidates
+from dao.evaluation.candidates import file_name, prototypes_note, ranked_candidates
 from dao.evaluation.csp import Matching, Predicted, Sampling
 from dao.evaluation.figures import write_figures
 from dao.evaluation.matching import match_pairs
@@ -126,7 +126,8 @@ def evaluate_generator(
     bad = sum(one is None for row in predicted[0].crystals for one in row)
     if how.sources.table is not None:
         predicted = [ranked_candidates(targets, predicted[0], how)]
-    matchings = [_match(targets, one, how, f"matches-{seed}.jsonl") for seed, one in zip(seeds, predicted, strict=True)]
+    names = [f"matches-{seed}.jsonl" if how.sources.table is None else file_name("matches", how) for seed in seeds]
+    matchings = [_match(targets, one, how, name) for name, one in zip(names, predicted, strict=True)]
     if how.sources.table is not None:
         ranked = matchings[0].distances()[:, 0] if how.ranked else None
     else:
@@ -162,9 +163,8 @@ def evaluate_prototypes(targets: Targets, how: How) -> Evaluation:
         targets = with_prototypes(targets, how.prototypes)
     _claim(targets, how, {"sources": how.sources.names})
     predicted = ranked_candidates(targets, None, how)
-    matching = _match(targets, predicted, how, "matches-prototypes.jsonl")
-    ranked = matching.distances()[:, 0] if how.ranked else None
-    scores = matching.scores(everyone=how.ks, ranked=ranked)
+    matching = _match(targets, predicted, how, file_name("matches", how))
+    scores = matching.scores(everyone=how.ks, ranked=matching.distances()[:, 0] if how.ranked else None)
     none = sum(all(one is None for one in row) for row in predicted.crystals)
     described = {
         "Predictions": "prototypes",
