@@ -36,7 +36,7 @@ from dao.prediction.substitution import MAX_ASSIGNMENTS, assignments
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-SAME = 0.1
+SAME = 0.2
 """Members of a prototype differ from its first one by less than this part of all neighbours (of the fingerprint)."""
 
 AVERAGED_SHIFT = 0.05
