@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toys import toy, toy_crystals, write_parquet
 
@@ -56,7 +57,7 @@ def test_both_sources_in_turns_each_crystal_once(table: Path) -> None:
     assert {one.formula_units for one in own} == {1}
     second = next(one for one in own if one.space_group == "F-43m")
     zincblende = toy("zincblende", ("Na", "Cl"), 6.1)
-    strange = Crystal([11, 17], [[0, 0, 0], [0.5, 0.5, 0.3]], [[3, 0, 0], [0, 3, 0], [0, 0, 7]])
+    strange = Crystal([11, 17], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.3]], 3.0 * np.diag([1.0, 1.0, 2.3]))
     others = generated(zincblende, zincblende, zincblende, strange, strange)
     both = merged(others, own)
     assert [one.rank for one in both] == [1, 2, 3, 4]
@@ -137,8 +138,8 @@ def test_left_out_by_id(run: Run, tmp_path: Path) -> None:
 def test_evaluation_of_prototypes(run: Run, tmp_path: Path) -> None:
     write_parquet(tmp_path / "known.parquet", toy_crystals())
     assert run("prototypes", "build", "known.parquet:train", "--out", "t.safetensors", "--quiet")[0] == 0
-    command = ("evaluate", "csp", "--sources", "prototypes", "--table", "t.safetensors", "--data", "known.parquet")
-    command = (*command, "--split", "test", "--k", "1,3", "--quiet", "--format", "json", "--out", "out")
+    command = ["evaluate", "csp", "--sources", "prototypes", "--table", "t.safetensors", "--data", "known.parquet"]
+    command += ["--split", "test", "--k", "1,3", "--quiet", "--format", "json", "--out", "out"]
     code, out, _ = run(*command)
     assert code == 0
     rows = {row["k"]: row for row in json.loads(out)}

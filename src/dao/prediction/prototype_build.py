@@ -215,31 +215,25 @@ def _member(one: SymmetricCrystal, atomic_volumes: Floats) -> _Member:
 
 def _clusters(members: Sequence[_Member], same: float) -> Iterator[list[_Member]]:
     """Members that are alike, their slots exchanged so that they are those of the first of each cluster."""
+    amounts = members[0].amounts
+    size = math.prod(math.factorial(equal) for equal in Counter(amounts.tolist()).values())
+    ways = assignments(amounts.tolist()) if size <= MAX_ASSIGNMENTS else np.arange(len(amounts))[None]
     clusters: list[list[_Member]] = []
-    marks: list[Floats] = []
-    size = math.prod(math.factorial(equal) for equal in Counter(members[0].amounts.tolist()).values())
-    ways = (
-        assignments(members[0].amounts.tolist())
-        if size <= MAX_ASSIGNMENTS
-        else np.arange(len(members[0].amounts))[None]
-    )
+    leaders = np.empty((len(members), members[0].mark.size))
     for one in members:
-        # (P, S, S, BINS)
-        turned = one.mark[ways[:, :, None], ways[:, None, :]].reshape(len(ways), -1)
-        best, place = np.inf, (0, 0)
-        if marks:
-            leaders = np.stack(marks)
-            scale = 0.5 * (leaders.sum(1) + one.mark.sum())
-            for p, mark in enumerate(turned):
-                apart = np.abs(leaders - mark).sum(1) / scale
-                nearest = int(apart.argmin())
-                if apart[nearest] < best:
-                    best, place = float(apart[nearest]), (nearest, p)
-        if best < same:
-            clusters[place[0]].append(one.exchanged(ways[place[1]]))
+        known = leaders[: len(clusters)]
+        scale = 0.5 * (known.sum(1) + one.mark.sum())
+        best, place, chosen = same, -1, ways[0]
+        for way in ways if clusters else ():
+            apart = np.abs(known - one.mark[way][:, way].ravel()).sum(1) / scale
+            nearest = int(apart.argmin())
+            if apart[nearest] < best:
+                best, place, chosen = float(apart[nearest]), nearest, way
+        if place >= 0:
+            clusters[place].append(one.exchanged(chosen))
         else:
+            leaders[len(clusters)] = one.mark.ravel()
             clusters.append([one])
-            marks.append(one.mark.ravel())
     yield from clusters
 
 
