@@ -83,7 +83,7 @@ def sample_lines(folder: Path) -> list[str]:
 
 
 def test_python_gives_candidates_with_structures(weights: Path) -> None:
-    found = dao.predict("NaCl", samples=6, cells="1,2", weights=weights)
+    found = dao.predict("NaCl", samples=6, cells="1,2", weights=weights, sources="generator")
     assert [candidate.rank for candidate in found] == list(range(1, len(found) + 1))
     assert sum(candidate.count for candidate in found) <= 6
     for candidate in found:
@@ -91,7 +91,7 @@ def test_python_gives_candidates_with_structures(weights: Path) -> None:
         assert candidate.structure.reduced_formula == candidate.formula == "NaCl"
         assert candidate.source == "generator"
         assert candidate.samples == 6
-    again = predict("ClNa", samples=6, cells="1,2", weights=str(weights), batch_size=1)
+    again = predict("ClNa", samples=6, cells="1,2", weights=str(weights), batch_size=1, sources="generator")
     assert [one.record() for one in again] == [one.record() for one in found]
 
 
@@ -122,7 +122,7 @@ def test_folders_of_several_formulas(tmp_path: Path, weights: Path) -> None:
         candidates = json.loads((tmp_path / formula / "candidates.json").read_text())
         assert [one["rank"] for one in candidates] == [one.rank for one in done.candidates if one.formula == formula]
         assert all((tmp_path / formula / one["cif"]).is_file() for one in candidates)
-        alone = predict(formula, 8, cells="1,2" if formula == "NaCl" else "1", weights=weights)
+        alone = predict(formula, 8, cells="1,2" if formula == "NaCl" else "1", weights=weights, sources="generator")
         assert [one.record().items() <= theirs.items() for one, theirs in zip(alone, candidates, strict=True)]
     sizes = [len(json.loads(line)["atomic_numbers"]) for line in sample_lines(tmp_path / "NaCl")]
     assert set(sizes) == {2, 4}
@@ -255,7 +255,20 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 def test_a_killed_command_goes_on(tmp_path: Path, weights: Path) -> None:
     out, path = tmp_path / "killed", tmp_path / "killed" / "NaCl" / "samples.jsonl"
     options = ["--samples", "8", "--cells", "1,2", "--steps", "20", "--batch-size", "1", "--device", "cpu"]
-    command = [sys.executable, "-m", "dao", "predict", "NaCl", *options, "--weights", str(weights), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "dao",
+        "predict",
+        "NaCl",
+        *options,
+        "--sources",
+        "generator",
+        "--weights",
+        str(weights),
+        "--out",
+        str(out),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= 4, process)

@@ -18,9 +18,12 @@ from dao.cli.options import (
     Quiet,
     RankBy,
     Seed,
+    SourcesOption,
+    Table,
     check_device,
     check_out_folder,
     judging_options,
+    sources_option,
 )
 from dao.errors import InputError
 
@@ -32,6 +35,7 @@ Examples:
   dao predict SrTiO3
   dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
   dao predict --file formulas.txt --format json --quiet > candidates.json
+  dao predict SrTiO3 --sources prototypes
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
 
 \b
@@ -48,6 +52,7 @@ COLUMNS = {
     "e_above_hull": "E above hull (eV/atom)",
     "count": "found",
     "source": "source",
+    "prototype": "like",
 }
 """Keys of a candidate's record that the table shows, and their headings; energies where there are any."""
 
@@ -88,6 +93,8 @@ def predict(
     guidance: GuidanceStrength = 0.0,
     target: GuidanceTarget = None,
     rank: RankBy = None,
+    sources: SourcesOption = None,
+    table: Table = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
     output: FormatOption = "table",
     quiet: Quiet = False,
@@ -97,11 +104,12 @@ def predict(
     from dao.weights import DEFAULT, largest_trained_cell, resolve
 
     compositions = _compositions(formulas or [], file)
-    source = resolve(DEFAULT if weights is None else weights)
-    trained = largest_trained_cell(source)
+    trained_on = resolve(DEFAULT if weights is None else weights)
+    trained = largest_trained_cell(trained_on)
     targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
     check_device(device)
     judging = judging_options(predictor, guidance, target, rank)
+    chosen = sources_option(sources, table)
     check_out_folder(out)
 
     from dao.prediction.pipeline import predict_to_folder
@@ -109,13 +117,14 @@ def predict(
     run = predict_to_folder(
         targets,
         out=out,
-        weights=source,
+        weights=trained_on,
         samples=samples,
         steps=steps,
         seed=seed,
         device=device,
         batch_size=batch_size,
         judging=judging,
+        sources=chosen,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
     )
@@ -154,6 +163,8 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
     columns = dict(COLUMNS)
     if not any("e_above_hull" in record for record in records):
         del columns["e_above_hull"]
+    if not any(record.get("prototype") for record in records):
+        del columns["prototype"]
     print_table([record | _four_decimals(record) for record in records], columns)
 
 
