@@ -33,6 +33,7 @@ Examples:
   dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
   dao predict --file formulas.txt --format json --quiet > candidates.json
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
+  dao predict SrTiO3 --report
 
 \b
 The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
@@ -89,6 +90,9 @@ def predict(
     target: GuidanceTarget = None,
     rank: RankBy = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html (opens offline) and its figures for each formula.")
+    ] = False,
     output: FormatOption = "table",
     quiet: Quiet = False,
 ) -> int:
@@ -103,8 +107,18 @@ def predict(
     check_device(device)
     judging = judging_options(predictor, guidance, target, rank)
     check_out_folder(out)
+    if report:
+        from dao.report.diffraction import require_diffraction
+
+        require_diffraction()
 
     from dao.prediction.pipeline import predict_to_folder
+
+    on_result = None
+    if report:
+        from dao.report.results import report_on
+
+        on_result = partial(report_on, say=None if quiet else partial(typer.echo, err=True))
 
     run = predict_to_folder(
         targets,
@@ -118,6 +132,7 @@ def predict(
         judging=judging,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
+        on_result=on_result,
     )
     _report([candidate.record() for candidate in run.candidates], output)
     if run.discarded and not quiet:

@@ -20,6 +20,7 @@ from dao.prediction.composition import Composition, parse_cells, parse_formula
 from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.judging import Judge, Judging, Rank
 from dao.prediction.ranking import Candidate, rank_by_recurrence
+from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
 from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
@@ -34,6 +35,22 @@ class PredictionRun:
     failures: list[dict[str, Any]]
     discarded: int
     """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FormulaResult:
+    """A formula's candidates and all that they were made of: what a report is written from."""
+
+    composition: Composition
+    folder: Path
+    candidates: list[Candidate]
+    plan: Mapping[SampleRequest, int]
+    """Formula units of each sample that was asked for."""
+    samples: list[Sample]
+    model: Generator
+    settings: SamplerSettings
+    seed: int
+    judge: Judge
 
 
 def allocate(
@@ -124,6 +141,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     judging: Judging | None = None,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
+    on_result: Callable[[FormulaResult], None] | None = None,
 ) -> PredictionRun:
     """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
 
@@ -139,6 +157,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
         judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
+        on_result: called with each composition's candidates once they are written.
 
     Raises:
         InputError: weights or settings that cannot be used, a folder that cannot be written, or one with samples made
@@ -175,6 +194,20 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
         done = [finished[request] for request in plan]
         candidates = _rank(composition, plan, done, judge)
         write_candidates(files[composition].folder, candidates)
+        if on_result is not None:
+            on_result(
+                FormulaResult(
+                    composition=composition,
+                    folder=files[composition].folder,
+                    candidates=candidates,
+                    plan=plan,
+                    samples=done,
+                    model=model,
+                    settings=settings,
+                    seed=seed,
+                    judge=judge,
+                )
+            )
         run.candidates.extend(candidates)
         discarded = [one for one in done if one.crystal is None]
         if not candidates:
