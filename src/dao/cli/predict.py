@@ -26,6 +26,7 @@ from dao.errors import InputError
 
 if TYPE_CHECKING:
     from dao.prediction.composition import Composition
+    from dao.prediction.pipeline import FormulaResult
 
 EXAMPLES = """\b
 Examples:
@@ -114,12 +115,7 @@ def predict(
 
     from dao.prediction.pipeline import predict_to_folder
 
-    on_result = None
-    if report:
-        from dao.report.results import report_on
-
-        on_result = partial(report_on, say=None if quiet else partial(typer.echo, err=True))
-
+    results: list[FormulaResult] = []
     run = predict_to_folder(
         targets,
         out=out,
@@ -132,9 +128,16 @@ def predict(
         judging=judging,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
-        on_result=on_result,
+        on_result=results.append if report else None,
     )
     _report([candidate.record() for candidate in run.candidates], output)
+    if results:
+        from dao.report.results import report_on
+
+        for result in results:
+            page = report_on(result)
+            if not quiet:
+                typer.echo(f"report: {page}", err=True)
     if run.discarded and not quiet:
         typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
     if run.failures:

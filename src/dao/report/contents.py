@@ -22,12 +22,14 @@ class Walk:
         rank: of the candidate.
         sample: which of its samples is shown, in words.
         states: the states.
+        symmetric: the generator keeps the space group on the way.
 
     """
 
     rank: int
     sample: str
     states: Trajectory
+    symmetric: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +68,13 @@ def significant(value: float, digits: int = 3) -> str:
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
     return f"{rounded:.{max(0, decimals)}f}".replace("-", "\u2212")
+
+
+def pretty_space_group(symbol: str) -> str:
+    """With overbars and subscripts: Pm-3m as Pm3\u0305m, P6_3/mmc as P6\u2083/mmc."""
+    from pymatgen.util.string import unicodeify_spacegroup
+
+    return str(unicodeify_spacegroup(symbol))
 
 
 def energy_text(candidate: Candidate) -> str:

@@ -6,6 +6,7 @@ Each function draws one figure from what the page shows and writes it whole or n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 from dao.elements import SYMBOLS
 from dao.figure_file import BLACK, BLUE, GREEN, GREY, ORANGE, figure_file
 from dao.prediction.ranking import Candidate
-from dao.report.contents import has_energies, significant
+from dao.report.contents import has_energies, pretty_space_group
 from dao.report.diffraction import TWO_THETA, WAVELENGTH, Peak
 from dao.report.scenes import Scene, element_colour, element_radius
 
@@ -42,17 +43,17 @@ def volume_figure(path: Path, candidates: Sequence[Candidate]) -> None:
             colour = COLOURS[one.rank - 1] if first else GREY
             if energies and one.e_above_hull_error is not None:
                 axes.errorbar(one.volume_per_atom, height, one.e_above_hull_error, color=colour, capsize=2, lw=1)
-            axes.plot(one.volume_per_atom, height, "o", color=colour, markersize=8 if first else 5)
+            label = f"{one.rank}  {_printed(pretty_space_group(one.space_group))}" if first else None
+            axes.plot(one.volume_per_atom, height, "o", color=colour, markersize=8 if first else 5, label=label)
             if first:
-                axes.annotate(
-                    f"{one.rank} {one.space_group}", (one.volume_per_atom, height), (6, 5), textcoords="offset points"
-                )
+                axes.annotate(str(one.rank), (one.volume_per_atom, height), (0, 6), textcoords="offset points", ha="center")
         axes.margins(0.12)
         axes.set_xlabel("Volume (Å³/atom)")
         axes.set_ylabel("Predicted energy above hull (eV/atom)" if energies else "Times found")
         if not energies:
             axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
 
 
 def pattern_figure(path: Path, patterns: Sequence[tuple[Candidate, Sequence[Peak]]]) -> None:
@@ -63,14 +64,14 @@ def pattern_figure(path: Path, patterns: Sequence[tuple[Candidate, Sequence[Peak
             axes.vlines([one.two_theta for one in peaks], 0, [one.intensity for one in peaks], color=colour, lw=1.5)
             for one in sorted(peaks, key=lambda peak: -peak.intensity)[:4]:
                 axes.annotate(
-                    one.hkl.split(" (", 1)[0],
+                    _printed(one.hkl.split(" (", 1)[0]),
                     (one.two_theta, one.intensity),
                     (0, 2),
                     textcoords="offset points",
                     ha="center",
                     fontsize=8,
                 )
-            axes.set_title(f"{candidate.rank}  {candidate.space_group}", loc="left", fontsize=10, color=colour)
+            axes.set_title(f"{candidate.rank}  {_printed(pretty_space_group(candidate.space_group))}", loc="left", fontsize=10, color=colour)
             axes.set_ylim(0, 125)
             axes.set_yticks([0, 50, 100])
             axes.set_xlim(*TWO_THETA)
@@ -84,7 +85,7 @@ def structures_figure(path: Path, drawn: Sequence[tuple[str, Scene]]) -> None:
         rows = figure.subplots(1, len(drawn), squeeze=False)[0]
         for (title, scene), axes in zip(drawn, rows, strict=True):
             draw(axes, scene)
-            axes.set_title(title, fontsize=10)
+            axes.set_title(_printed(title), fontsize=10)
         _legend_of_elements([scene for _, scene in drawn], rows[0])
 
 
@@ -92,9 +93,15 @@ def walk_figure(path: Path, times: Sequence[float], scenes: Sequence[Scene]) -> 
     """States of a walk from noise to crystal, left to right, at one scale."""
     with figure_file(path, 2.1 * len(scenes), 2.7) as figure:
         rows = figure.subplots(1, len(scenes), squeeze=False, sharex=True, sharey=True)[0]
+        widths: list[float] = []
+        heights: list[float] = []
         for time, scene, axes in zip(times, scenes, rows, strict=True):
             draw(axes, scene)
-            axes.set_title(f"t = {significant(time)}", fontsize=10)
+            widths.append(axes.get_xlim()[1])
+            heights.append(axes.get_ylim()[1])
+            axes.set_title(f"t = {time:.2f}", fontsize=10)
+        # ASE gives each picture limits of its own
+        rows[0].set(xlim=(0, max(widths)), ylim=(0, max(heights)))
         _legend_of_elements(scenes[-1:], rows[0])
 
 
@@ -120,3 +127,8 @@ def _legend_of_elements(scenes: Sequence[Scene], axes: Axes) -> None:
         for number in numbers
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(numbers))
+
+
+def _printed(text: str) -> str:
+    """With overbars that matplotlib sets over the digit, not beside it."""
+    return re.sub("([0-9]+)\u0305", r"$\\overline{\\mathrm{\1}}$", text)

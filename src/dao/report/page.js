@@ -6,7 +6,6 @@ const byId = (id) => document.getElementById(id);
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]; // Okabe and Ito
 const OTHER = "#8a929b";
 const BOND_RADIUS = 0.11; // Angstrom
-const SPHERES = [icosphere(1), icosphere(2)];
 const MANY_ATOMS = 150; // beyond, spheres have fewer faces
 const FRAME_MS = 160;
 
@@ -44,6 +43,8 @@ function icosphere(cuts) {
   }
   return { points, faces };
 }
+
+const SPHERES = [icosphere(1), icosphere(2)];
 
 // ---- scenes ----
 
@@ -83,7 +84,7 @@ class Mesh {
       type: "mesh3d", name: this.element.symbol, color: this.element.colour, hoverinfo: "name", flatshading: false,
       x: column(this.points, 0), y: column(this.points, 1), z: column(this.points, 2),
       i: column(this.faces, 0), j: column(this.faces, 1), k: column(this.faces, 2),
-      lighting: { ambient: 0.55, diffuse: 0.65, specular: 0.25, roughness: 0.45, fresnel: 0.1, facenormalsepsilon: 0 },
+      lighting: { ambient: 0.5, diffuse: 0.6, specular: 0.3, roughness: 0.4, fresnel: 0.1, facenormalsepsilon: 0 },
       lightposition: { x: 3000, y: -6000, z: 9000 },
     };
   }
@@ -142,24 +143,30 @@ function camera(lattice, along) {
   return { projection, center: centre, eye: named(scaled(unit(lattice[along]), 2)), up: named(up) };
 }
 
+const modebar = ({ quiet, accent }) => ({ bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: accent });
+
 function sceneLayout(reach, view, revision, colours) {
   const axis = { visible: false, range: [-reach, reach], showspikes: false };
   return {
     margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", showlegend: false, uirevision: revision,
-    hoverlabel: { font: { size: 13 } }, font: { color: colours.ink },
-    scene: { xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "manual", aspectratio: { x: 1.75, y: 1.75, z: 1.75 },
+    hoverlabel: { font: { size: 13 } }, font: { color: colours.ink }, modebar: modebar(colours),
+    scene: { xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "manual", aspectratio: { x: 2.2, y: 2.2, z: 2.2 },
       camera: view, dragmode: "orbit", bgcolor: "rgba(0,0,0,0)" },
   };
 }
 
 // ---- the page ----
 
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "resetCameraLastSave3d", "tableRotation", "zoom3d"] };
+const CONFIG = {
+  displaylogo: false, responsive: true,
+  modeBarButtonsToRemove: ["lasso2d", "select2d", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d",
+    "resetCameraLastSave3d", "tableRotation", "zoom3d", "pan3d", "orbitRotation"],
+};
 const coarse = matchMedia("(pointer: coarse)").matches;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colours = () => {
   const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(["ink", "quiet", "grid", "panel"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  return Object.fromEntries(["ink", "quiet", "grid", "panel", "accent"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 };
 const state = { rank: data.candidates.length ? data.candidates[0].rank : null, view: null, turns: 0, frame: 0, timer: null };
 const candidate = () => data.candidates.find((one) => one.rank === state.rank);
@@ -197,10 +204,11 @@ async function drawStructure() {
 
 function chartLayout(extra) {
   const { ink, grid, panel } = colours();
+  const font = { color: ink, size: 13 };
   const axis = { gridcolor: grid, linecolor: grid, zeroline: false, fixedrange: coarse, automargin: true, ticks: "outside", tickcolor: grid };
   const layout = {
-    font: { color: ink, size: 13 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
-    margin: { l: 60, r: 14, t: 16, b: 48 }, hoverlabel: { bgcolor: panel, font: { color: ink } }, dragmode: coarse ? false : "zoom",
+    font, modebar: modebar(colours()), paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+    margin: { l: 60, r: 14, t: 34, b: 48 }, hoverlabel: { bgcolor: panel, font }, dragmode: coarse ? false : "zoom",
     ...extra,
   };
   for (const key of Object.keys(layout)) if (/^[xy]axis/.test(key)) layout[key] = { ...axis, ...layout[key] };
@@ -215,7 +223,7 @@ async function drawVolume() {
     (one.error === null ? "" : ` \u00b1 ${one.error.toFixed(3)}`));
   const trace = {
     type: "scatter", mode: "markers+text", x: shown.map((one) => one.volume), y: shown.map(height),
-    text: shown.map((one) => (one.rank <= 4 ? one.title : "")), textposition: "top center", cliponaxis: false,
+    text: shown.map((one) => (one.rank <= COLOURS.length ? one.rank : "")), textposition: "top center", cliponaxis: false,
     customdata: shown.map((one) => [one.title, said(one), one.count, one.rank]),
     hovertemplate: "%{customdata[0]}<br>%{x:.3g} \u00c5\u00b3/atom<br>%{customdata[1]}<br>found %{customdata[2]} times<extra></extra>",
     marker: { size: shown.map((one) => (one.rank <= COLOURS.length ? 12 : 8)), color: shown.map(colour), line: { width: 1, color: colours().panel } },
@@ -252,7 +260,7 @@ async function drawPatterns() {
     };
   });
   const annotations = data.patterns.map((pattern, n) => ({
-    text: pattern.title, xref: "paper", yref: "paper", x: 1, xanchor: "right", y: 1 - n / count, yanchor: "top", showarrow: false,
+    text: pattern.title, xref: "paper", yref: "paper", x: 1, xanchor: "right", y: 1 - (n + 0.02) / count, yanchor: "top", showarrow: false,
     font: { color: COLOURS[n], size: 13 },
   }));
   await Plotly.react("patterns", traces, chartLayout({
@@ -271,7 +279,7 @@ async function drawWalk() {
   const length = (scene, [i, j]) => norm(minus(scene.places[i], scene.places[j]));
   const bonds = walk.bonds.filter((bond) => length(shown, bond) < 1.2 * length(last, bond));
   const reach = 1.1 * reachOf(last);
-  const text = `t = ${Number(walk.times[state.frame].toPrecision(3))}, state ${state.frame + 1} of ${scenes.length}`;
+  const text = `t = ${walk.times[state.frame].toFixed(2)}, ${walk.volumes[state.frame].toPrecision(3)} \u00c5\u00b3/atom`;
   byId("walk-time").textContent = text;
   byId("walk-frame").setAttribute("aria-valuetext", text);
   byId("walk-frame").value = String(state.frame);

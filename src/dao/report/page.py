@@ -28,11 +28,13 @@ from dao.report.contents import (
     energy_text,
     general_warnings,
     has_energies,
+    pretty_space_group,
     significant,
     warnings_of,
 )
 from dao.report.diffraction import TWO_THETA, WAVELENGTH, Peak
 from dao.report.scenes import Scene, element_colour, element_radius, scene
+from dao.trajectory import Trajectory
 
 PEAKS_LISTED = 10
 """Strongest peaks of a pattern that the page also gives as a table."""
@@ -118,13 +120,6 @@ def _title(candidate: Candidate) -> str:
     return f"{candidate.rank} \u00b7 {pretty_space_group(candidate.space_group)}"
 
 
-def pretty_space_group(symbol: str) -> str:
-    """With overbars and subscripts: Pm-3m as Pm3\u0305m, P6_3/mmc as P6\u2083/mmc."""
-    from pymatgen.util.string import unicodeify_spacegroup
-
-    return str(unicodeify_spacegroup(symbol))
-
-
 def _row(report: Report, candidate: Candidate, cell: Crystal, cif: str) -> dict[str, Any]:
     lengths, angles = _parameters(cell)
     return {
@@ -200,13 +195,14 @@ def _data(
             if one.rank in patterns
         ],
         "twoTheta": TWO_THETA,
-        "walk": None if report.walk is None else _walk_data(report.walk.states.times, walk),
+        "walk": None if report.walk is None else _walk_data(report.walk.states, walk),
     }
 
 
-def _walk_data(times: tuple[float, ...], walk: list[Scene]) -> dict[str, Any]:
+def _walk_data(states: Trajectory, walk: list[Scene]) -> dict[str, Any]:
     return {
-        "times": [_short(time) for time in times],
+        "times": [_short(time) for time in states.times],
+        "volumes": [_short(crystal.volume_per_atom) for crystal in states.crystals],
         "numbers": walk[-1].atomic_numbers.tolist(),
         "bonds": walk[-1].bonds.tolist(),
         "frames": [{"places": _rounded(one.places), "lattice": _rounded(one.lattice)} for one in walk],

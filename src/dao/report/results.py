@@ -6,7 +6,6 @@ Beside the candidates of a formula lie ``report.html`` and the folder ``report``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import dao
@@ -15,10 +14,10 @@ from dao.models import Predictor
 from dao.prediction.files import cif_text, write_text
 from dao.prediction.pipeline import FormulaResult
 from dao.prediction.ranking import Candidate
-from dao.report.contents import Report, Walk, energy_text
+from dao.report.contents import Report, Walk, energy_text, pretty_space_group
 from dao.report.diffraction import powder_pattern
 from dao.report.figures import pattern_figure, structures_figure, volume_figure, walk_figure
-from dao.report.page import pretty_space_group, render
+from dao.report.page import render
 from dao.report.scenes import drawn_cell, scene, scenes
 from dao.trajectory import walk_again
 
@@ -37,8 +36,8 @@ STRIP = 6
 """States of it in the figure."""
 
 
-def report_on(result: FormulaResult, *, say: Callable[[str], None] | None = None) -> None:
-    """Write the report of a formula; ``say`` is told where it is.
+def report_on(result: FormulaResult) -> Path:
+    """Write the report of a formula, and say where it is.
 
     Raises:
         InputError: the folder cannot be written, or a package is missing.
@@ -57,8 +56,7 @@ def report_on(result: FormulaResult, *, say: Callable[[str], None] | None = None
         walk=_walk(result, best),
     )
     write_report(result.folder, report)
-    if say is not None:
-        say(f"report: {result.folder / PAGE}")
+    return result.folder / PAGE
 
 
 def write_report(folder: Path, report: Report) -> None:
@@ -142,5 +140,7 @@ def _walk(result: FormulaResult, candidates: list[Candidate]) -> Walk | None:
             return None
         # the smallest cell, in which there is least to place
         cell = "1 formula unit" if units == 1 else f"{units} formula units"
-        return Walk(candidate.rank, f"sample {index} of cells with {cell}", states.thinned(FRAMES))
+        named = f"sample {index + 1} of those with {cell} a cell"
+        symmetric = result.model.symmetry_table is not None
+        return Walk(candidate.rank, named, states.thinned(FRAMES), symmetric=symmetric)
     return None
