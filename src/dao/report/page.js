@@ -7,6 +7,7 @@ const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00
 const OTHER = "#8a929b";
 const BOND_RADIUS = 0.11; // Angstrom
 const MANY_ATOMS = 150; // beyond, spheres have fewer faces
+const FAR = 6; // of the camera, in units in which plotly.js has 1.25: little perspective, but some, without which it draws no shading
 const FRAME_MS = 160;
 
 // ---- vectors ----
@@ -44,7 +45,7 @@ function icosphere(cuts) {
   return { points, faces };
 }
 
-const SPHERES = [icosphere(1), icosphere(2)];
+const SPHERES = [icosphere(2), icosphere(1)];
 
 // ---- scenes ----
 
@@ -84,7 +85,7 @@ class Mesh {
       type: "mesh3d", name: this.element.symbol, color: this.element.colour, hoverinfo: "name", flatshading: false,
       x: column(this.points, 0), y: column(this.points, 1), z: column(this.points, 2),
       i: column(this.faces, 0), j: column(this.faces, 1), k: column(this.faces, 2),
-      lighting: { ambient: 0.5, diffuse: 0.6, specular: 0.3, roughness: 0.4, fresnel: 0.1, facenormalsepsilon: 0 },
+      lighting: { ambient: 0.5, diffuse: 0.65, specular: 0.2, roughness: 0.5, fresnel: 0.1, facenormalsepsilon: 0 },
       lightposition: { x: 3000, y: -6000, z: 9000 },
     };
   }
@@ -121,7 +122,7 @@ function cellTraces(lattice, colours) {
 function sceneTraces(scene, colours) {
   const centre = centreOf(scene.lattice);
   const places = scene.places.map((place) => minus(place, centre));
-  const model = SPHERES[places.length > MANY_ATOMS ? 0 : 1];
+  const model = SPHERES[places.length > MANY_ATOMS ? 1 : 0];
   const meshes = new Map();
   for (const number of new Set(scene.numbers)) meshes.set(number, new Mesh(number));
   places.forEach((place, i) => meshes.get(scene.numbers[i]).sphere(place, data.elements[scene.numbers[i]].radius, model));
@@ -135,22 +136,23 @@ function sceneTraces(scene, colours) {
 
 /** Camera along a lattice vector (0, 1, 2), or from a little above. */
 function camera(lattice, along) {
-  const projection = { type: "orthographic" };
+  const projection = { type: "perspective" };
   const centre = { x: 0, y: 0, z: 0 };
   const named = ([x, y, z]) => ({ x, y, z });
-  if (along === null) return { projection, center: centre, eye: named(scaled(unit([0.55, -1.8, 0.62]), 2)), up: named([0, 0, 1]) };
+  if (along === null) return { projection, center: centre, eye: named(scaled(unit([0.55, -1.8, 0.62]), FAR)), up: named([0, 0, 1]) };
   const up = unit(lattice[along === 2 ? 1 : 2]);
-  return { projection, center: centre, eye: named(scaled(unit(lattice[along]), 2)), up: named(up) };
+  return { projection, center: centre, eye: named(scaled(unit(lattice[along]), FAR)), up: named(up) };
 }
 
 const modebar = ({ quiet, accent }) => ({ bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: accent });
 
 function sceneLayout(reach, view, revision, colours) {
+  const size = 0.72 * FAR;
   const axis = { visible: false, range: [-reach, reach], showspikes: false };
   return {
     margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", showlegend: false, uirevision: revision,
     hoverlabel: { font: { size: 13 } }, font: { color: colours.ink }, modebar: modebar(colours),
-    scene: { xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "manual", aspectratio: { x: 2.2, y: 2.2, z: 2.2 },
+    scene: { xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "manual", aspectratio: { x: size, y: size, z: size },
       camera: view, dragmode: "orbit", bgcolor: "rgba(0,0,0,0)" },
   };
 }
@@ -158,7 +160,7 @@ function sceneLayout(reach, view, revision, colours) {
 // ---- the page ----
 
 const CONFIG = {
-  displaylogo: false, responsive: true,
+  displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "", // nothing leaves this page
   modeBarButtonsToRemove: ["lasso2d", "select2d", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d",
     "resetCameraLastSave3d", "tableRotation", "zoom3d", "pan3d", "orbitRotation"],
 };
