@@ -37,7 +37,9 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_walk_ends_in_its_sample(model: Generator, requests: list[SampleRequest]) -> None:
     if model.symmetry_prior is None and model.symmetry_table is not None:
         requests = [
-            SampleRequest(one.atomic_numbers, one.index, space_group=1, orbits=tuple((n, "a") for n in one.atomic_numbers))
+            SampleRequest(
+                one.atomic_numbers, one.index, space_group=1, orbits=tuple((n, "a") for n in one.atomic_numbers)
+            )
             for one in requests
         ]
     together = [one for batch in sample(model, requests, seed=3) for one in batch]

@@ -61,7 +61,7 @@ def walk_again(
         states.append(batch)
 
     walk = sample(model, [request], seed=seed, settings=settings, guidance=guidance, on_state=keep)
-    made = [one for batch in walk for one in batch][0]
+    made = next(one for batch in walk for one in batch)
     if made.crystal is None:
         raise InputError(f"the walk does not end in a crystal ({made.failure})")
     return Trajectory(tuple(times), tuple(state.to_crystals()[0] for state in states))

@@ -64,7 +64,7 @@ class Page(HTMLParser):
         elif self.rows and self.rows[-1]:
             self.rows[-1][-1] += data
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 -- the base class's
         self._open = ""
 
     def with_attribute(self, name: str) -> list[tuple[str, dict[str, str]]]:
@@ -85,7 +85,9 @@ def test_the_page_loads_nothing() -> None:
     assert not {tag for tag, _ in found.tags} & {"link", "iframe", "object", "embed", "base", "img", "form"}
     # links are followed by readers, not loaded by the page
     assert {tag for tag, _ in found.with_attribute("href")} == {"a"}
-    outside = [attributes["href"] for _, attributes in found.with_attribute("href") if "data:" not in attributes["href"]]
+    outside = [
+        attributes["href"] for _, attributes in found.with_attribute("href") if "data:" not in attributes["href"]
+    ]
     assert outside == ["https://doi.org/10.1038/s41467-026-72362-3"]
     style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style
@@ -122,8 +124,12 @@ def test_the_table_is_complete_and_its_cifs_are_the_candidates() -> None:
     found = Page(page(Report(formula="NaCl", candidates=known, doubts={2: "over 20 atoms"})))
     first, second = found.rows[1:3]
     text = ["|".join(part.strip() for part in row) for row in (first, second)]
-    assert text[0].startswith("1|Fm3\u0305m (225)|0.012 \u00b1 0.020|3 of 20|22.4|2 (1)|5.64, 5.64, 5.64|90.0, 90.0, 90.0|generator")
-    assert text[1].startswith("2|Pm3\u0305m (221)|0.250 \u00b1 0.050|1 of 20|21.4|2 (1)|3.50, 3.50, 3.50|90.0, 90.0, 90.0|generator")
+    assert text[0].startswith(
+        "1|Fm3\u0305m (225)|0.012 \u00b1 0.020|3 of 20|22.4|2 (1)|5.64, 5.64, 5.64|90.0, 90.0, 90.0|generator"
+    )
+    assert text[1].startswith(
+        "2|Pm3\u0305m (221)|0.250 \u00b1 0.050|1 of 20|21.4|2 (1)|3.50, 3.50, 3.50|90.0, 90.0, 90.0|generator"
+    )
     assert "Found only once in 20 samples." in text[1]
     assert "The predictor doubts its energy: over 20 atoms." in text[1]
     headings = found.rows[0]
@@ -187,7 +193,9 @@ def test_warnings() -> None:
         "Its primitive cell has 2 atoms; the generator was trained on cells of at most 1."
     ]
     rare = Report(formula="NaCl", candidates=candidates(ROCKSALT, CSCL))
-    assert "No structure stands out: the most frequent was found in 1 of 20 samples." in " ".join(general_warnings(rare))
+    assert "No structure stands out: the most frequent was found in 1 of 20 samples." in " ".join(
+        general_warnings(rare)
+    )
     close = Report(formula="NaCl", candidates=with_energies(TWO, [0.01, 0.02], [0.02, 0.02]))
     said = " ".join(general_warnings(close))
     assert "The energies of the first 2 candidates differ by less than their expected error" in said
@@ -245,7 +253,9 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = [Peak(31.7, 100.0, "(200)", 2.82), Peak(27.4, 8.1, "(11\u03051)", 3.26)]
     monkeypatch.setattr(results, "powder_pattern", lambda _: peaks)
     write_report(tmp_path, Report(formula="NaCl", candidates=TWO, walk=Walk(1, "sample 1", STATES)))
-    figures = {f"report/{name}.{kind}" for name in ("structures", "volume", "patterns", "walk") for kind in ("png", "svg")}
+    figures = {
+        f"report/{name}.{kind}" for name in ("structures", "volume", "patterns", "walk") for kind in ("png", "svg")
+    }
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {"report.html", *figures}
     html = (tmp_path / "report.html").read_text()

@@ -13,6 +13,11 @@ from dao.trajectory import Trajectory
 RARE = 0.1
 """Where the best candidate is less than this share of the samples, none stands out."""
 
+PROPOSALS = (
+    "Every structure here is a proposal of a statistical model. None has been relaxed or checked by first-principles "
+    "calculation or experiment."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Walk:
@@ -95,10 +100,7 @@ def has_energies(candidates: Sequence[Candidate]) -> bool:
 
 def general_warnings(report: Report) -> list[str]:
     """What a reader should know before trusting any of the candidates."""
-    found = [
-        "Every structure here is a proposal of a statistical model. None has been relaxed or checked by "
-        "first-principles calculation or experiment."
-    ]
+    found = [PROPOSALS]
     if not report.candidates:
         return [*found, "No sample was a crystal: there is nothing to show."]
     best = report.candidates[0]
@@ -153,8 +155,8 @@ def warnings_of(report: Report, candidate: Candidate) -> list[str]:
             found.append("The predictor gives no energy for it.")
         elif candidate.e_above_hull > STABLE_E_ABOVE_HULL:
             found.append(
-                f"Predicted {energy_text(candidate)} eV/atom above the hull, beyond the {STABLE_E_ABOVE_HULL:g} eV/atom "
-                "up to which crystals count as stable here."
+                f"Predicted {energy_text(candidate)} eV/atom above the hull: crystals count as stable here up to "
+                f"{STABLE_E_ABOVE_HULL:g} eV/atom."
             )
     doubt = report.doubts.get(candidate.rank)
     if doubt:

@@ -46,7 +46,9 @@ def volume_figure(path: Path, candidates: Sequence[Candidate]) -> None:
             label = f"{one.rank}  {_printed(pretty_space_group(one.space_group))}" if first else None
             axes.plot(one.volume_per_atom, height, "o", color=colour, markersize=8 if first else 5, label=label)
             if first:
-                axes.annotate(str(one.rank), (one.volume_per_atom, height), (0, 6), textcoords="offset points", ha="center")
+                axes.annotate(
+                    str(one.rank), (one.volume_per_atom, height), (0, 6), textcoords="offset points", ha="center"
+                )
         axes.margins(0.12)
         axes.set_xlabel("Volume (Å³/atom)")
         axes.set_ylabel("Predicted energy above hull (eV/atom)" if energies else "Times found")
@@ -71,7 +73,12 @@ def pattern_figure(path: Path, patterns: Sequence[tuple[Candidate, Sequence[Peak
                     ha="center",
                     fontsize=8,
                 )
-            axes.set_title(f"{candidate.rank}  {_printed(pretty_space_group(candidate.space_group))}", loc="left", fontsize=10, color=colour)
+            axes.set_title(
+                f"{candidate.rank}  {_printed(pretty_space_group(candidate.space_group))}",
+                loc="left",
+                fontsize=10,
+                color=colour,
+            )
             axes.set_ylim(0, 125)
             axes.set_yticks([0, 50, 100])
             axes.set_xlim(*TWO_THETA)

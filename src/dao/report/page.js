@@ -7,7 +7,7 @@ const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00
 const OTHER = "#8a929b";
 const BOND_RADIUS = 0.11; // Angstrom
 const MANY_ATOMS = 150; // beyond, spheres have fewer faces
-const FAR = 6; // of the camera, in units in which plotly.js has 1.25: little perspective, but some, without which it draws no shading
+const EYE = 2; // distance of the camera; its perspective is plotly.js's own, as an orthographic one is drawn without shading
 const FRAME_MS = 160;
 
 // ---- vectors ----
@@ -139,15 +139,15 @@ function camera(lattice, along) {
   const projection = { type: "perspective" };
   const centre = { x: 0, y: 0, z: 0 };
   const named = ([x, y, z]) => ({ x, y, z });
-  if (along === null) return { projection, center: centre, eye: named(scaled(unit([0.55, -1.8, 0.62]), FAR)), up: named([0, 0, 1]) };
+  if (along === null) return { projection, center: centre, eye: named(scaled(unit([0.55, -1.8, 0.62]), EYE)), up: named([0, 0, 1]) };
   const up = unit(lattice[along === 2 ? 1 : 2]);
-  return { projection, center: centre, eye: named(scaled(unit(lattice[along]), FAR)), up: named(up) };
+  return { projection, center: centre, eye: named(scaled(unit(lattice[along]), EYE)), up: named(up) };
 }
 
 const modebar = ({ quiet, accent }) => ({ bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: accent });
 
 function sceneLayout(reach, view, revision, colours) {
-  const size = 0.72 * FAR;
+  const size = 0.72 * EYE;
   const axis = { visible: false, range: [-reach, reach], showspikes: false };
   return {
     margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", showlegend: false, uirevision: revision,

@@ -67,10 +67,10 @@ def render(
         formula=formula_parts(report.formula),
         policy=_policy(script, library),
         # these three are this package's own files, and plotly.js
-        style=jinja2.utils.markupsafe.Markup(_asset("page.css")),  # noqa: S704
-        script=jinja2.utils.markupsafe.Markup(script),  # noqa: S704
+        style=jinja2.utils.markupsafe.Markup(_asset("page.css")),
+        script=jinja2.utils.markupsafe.Markup(script),
         library=base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode(),
-        data=jinja2.utils.markupsafe.Markup(json_for_html(_data(report, cells, patterns, walk))),  # noqa: S704
+        data=jinja2.utils.markupsafe.Markup(json_for_html(_data(report, cells, patterns, walk))),
         rows=[_row(report, one, cells[one.rank], cifs[one.rank]) for one in report.candidates],
         warnings=general_warnings(report),
         energies=has_energies(report.candidates),

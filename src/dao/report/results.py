@@ -43,7 +43,7 @@ def report_on(result: FormulaResult) -> Path:
         InputError: the folder cannot be written, or a package is missing.
 
     """
-    best = result.candidates[: LISTED]
+    best = result.candidates[:LISTED]
     trained = result.model.config.training.get("recipe", {}).get("data", {}).get("max_atoms")
     report = Report(
         formula=result.composition.reduced_formula,
