@@ -176,8 +176,8 @@ def test_an_empty_report() -> None:
 def test_energies_that_are_missing() -> None:
     known = with_energies(TWO, [0.01, float("nan")], [None, None])
     found = Page(page(Report(formula="NaCl", candidates=known)))
-    assert found.rows[1][2] == "0.010"
-    assert found.rows[2][2] == "none"
+    assert found.rows[1][2].strip() == "0.010"
+    assert found.rows[2][2].strip() == "none"
     data = json.loads(found.scripts[0])
     assert [one["energy"] for one in data["candidates"]] == [0.01, None]
     assert "The predictor gives no energy for it." in warnings_of(Report(formula="NaCl", candidates=known), known[1])
