@@ -10,7 +10,7 @@ from dao.constants import STABLE_E_ABOVE_HULL
 from dao.prediction.ranking import Candidate
 from dao.trajectory import Trajectory
 
-RARE = 0.1
+RARE = 0.15
 """Where the best candidate is less than this share of the samples, none stands out."""
 
 PROPOSALS = (

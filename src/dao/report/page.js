@@ -241,7 +241,8 @@ async function drawVolume() {
   const ends = shown.flatMap((one) => [height(one) - (data.energies ? one.error || 0 : 0), height(one) + (data.energies ? one.error || 0 : 0)]);
   await Plotly.react("volume", [trace], chartLayout({
     xaxis: { title: { text: "Volume (\u00c5\u00b3/atom)" }, range: range(shown.map((one) => one.volume)) },
-    yaxis: { title: { text: title }, range: range(ends, data.energies ? undefined : 0) },
+    yaxis: { title: { text: title }, range: range(ends, data.energies ? undefined : 0),
+      ...(data.energies || Math.max(...ends) > 6 ? {} : { dtick: 1 }) },
   }), CONFIG);
 }
 
