@@ -32,6 +32,8 @@ VIEW = "-75x,20y,5z"
 
 def volume_figure(path: Path, candidates: Sequence[Candidate]) -> None:
     """Energy above the hull (how often found, where there are no energies) over volume."""
+    from matplotlib.ticker import MaxNLocator
+
     energies = has_energies(candidates)
     with figure_file(path, 6.4) as figure:
         axes = figure.subplots()
@@ -53,7 +55,7 @@ def volume_figure(path: Path, candidates: Sequence[Candidate]) -> None:
         axes.set_xlabel("Volume (Å³/atom)")
         axes.set_ylabel("Predicted energy above hull (eV/atom)" if energies else "Times found")
         if not energies:
-            axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
 

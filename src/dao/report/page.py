@@ -58,6 +58,7 @@ def render(
 
     """
     import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(_asset("page.html.j2"))
@@ -67,10 +68,10 @@ def render(
         formula=formula_parts(report.formula),
         policy=_policy(script, library),
         # these three are this package's own files, and plotly.js
-        style=jinja2.utils.markupsafe.Markup(_asset("page.css")),
-        script=jinja2.utils.markupsafe.Markup(script),
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
         library=base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode(),
-        data=jinja2.utils.markupsafe.Markup(json_for_html(_data(report, cells, patterns, walk))),
+        data=Markup(json_for_html(_data(report, cells, patterns, walk))),
         rows=[_row(report, one, cells[one.rank], cifs[one.rank]) for one in report.candidates],
         warnings=general_warnings(report),
         energies=has_energies(report.candidates),

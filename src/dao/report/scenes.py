@@ -73,7 +73,7 @@ def scenes(walk: Trajectory) -> list[Scene]:
         # the nearest image to where the atom is next
         step = crystal.frac_coords - paths[-1]
         paths.append(paths[-1] + step - np.rint(step))
-    made = []
+    made: list[Scene] = []
     bonds = np.zeros((0, 2), dtype=np.int64)
     for coords, crystal in zip(paths, reversed(walk.crystals), strict=True):
         lattice = upright(crystal.lattice)
