@@ -29,6 +29,7 @@ from dao.errors import InputError
 
 if TYPE_CHECKING:
     from dao.prediction.composition import Composition
+    from dao.prediction.pipeline import FormulaResult
 
 EXAMPLES = """\b
 Examples:
@@ -37,6 +38,7 @@ Examples:
   dao predict --file formulas.txt --format json --quiet > candidates.json
   dao predict SrTiO3 --sources prototypes
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
+  dao predict SrTiO3 --report
 
 \b
 The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
@@ -96,6 +98,9 @@ def predict(
     sources: SourcesOption = None,
     table: Table = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html (opens offline) and its figures for each formula.")
+    ] = False,
     output: FormatOption = "table",
     quiet: Quiet = False,
 ) -> int:
@@ -111,9 +116,14 @@ def predict(
     judging = judging_options(predictor, guidance, target, rank)
     chosen = sources_option(sources, table)
     check_out_folder(out)
+    if report:
+        from dao.report.diffraction import require_diffraction
+
+        require_diffraction()
 
     from dao.prediction.pipeline import predict_to_folder
 
+    results: list[FormulaResult] = []
     run = predict_to_folder(
         targets,
         out=out,
@@ -127,8 +137,16 @@ def predict(
         sources=chosen,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
+        on_result=results.append if report else None,
     )
     _report([candidate.record() for candidate in run.candidates], output)
+    if results:
+        from dao.report.results import report_on
+
+        for result in results:
+            page = report_on(result)
+            if not quiet:
+                typer.echo(f"report: {page}", err=True)
     if run.discarded and not quiet:
         typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
     if run.failures:

@@ -23,6 +23,7 @@ from dao.prediction.proposals import merged, proposed
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.prediction.sources import Sources, choose_sources
+from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
 from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
@@ -40,6 +41,23 @@ class PredictionRun:
     failures: list[dict[str, Any]]
     discarded: int
     """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FormulaResult:
+    """A formula's candidates and all that they were made of: what a report is written from."""
+
+    composition: Composition
+    folder: Path
+    candidates: list[Candidate]
+    plan: Mapping[SampleRequest, int]
+    """Formula units of each sample that was asked for."""
+    samples: list[Sample]
+    model: Generator | None
+    """None where prototypes alone propose."""
+    settings: SamplerSettings | None
+    seed: int
+    judge: Judge
 
 
 def allocate(
@@ -140,6 +158,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     sources: Sources | None = None,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
+    on_result: Callable[[FormulaResult], None] | None = None,
 ) -> PredictionRun:
     """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
 
@@ -156,6 +175,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
         sources: what proposes; default the generator alone.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
+        on_result: called with each composition's candidates once they are written.
 
     Raises:
         InputError: weights or settings that cannot be used, a folder that cannot be written, or one with samples made
@@ -164,14 +184,17 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     """
     chosen = sources or Sources()
     walker = _Walker.load(chosen, judging or Judging(), device)
+    model, settings = None, None
     if chosen.generator:
+        model = load_generator(weights, device)
+        settings = check_settings(model, model.config.sampler.updated(steps=steps))
         plans, finished = _sampled(
             targets,
-            load_generator(weights, device),
+            model,
+            settings,
             walker.judge.guidance,
             out=out,
             samples=samples,
-            steps=steps,
             seed=seed,
             batch_size=batch_size,
             progress=progress,
@@ -186,7 +209,22 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     for composition, plan in plans.items():
         done = [finished[request] for request in plan]
         candidates = walker.candidates(composition, targets[composition], plan, done)
-        write_candidates(out / composition.reduced_formula, candidates)
+        folder = out / composition.reduced_formula
+        write_candidates(folder, candidates)
+        if on_result is not None:
+            on_result(
+                FormulaResult(
+                    composition=composition,
+                    folder=folder,
+                    candidates=candidates,
+                    plan=plan,
+                    samples=done,
+                    model=model,
+                    settings=settings,
+                    seed=seed,
+                    judge=walker.judge,
+                )
+            )
         run.candidates.extend(candidates)
         discarded = [one for one in done if one.crystal is None]
         if not candidates:
@@ -205,18 +243,17 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
 def _sampled(
     targets: Mapping[Composition, tuple[int, ...]],
     model: Generator,
+    settings: SamplerSettings,
     guidance: Guidance | None,
     *,
     out: Path,
     samples: int,
-    steps: int | None,
     seed: int,
     batch_size: int | None,
     progress: bool,
     on_start: Callable[[], None] | None,
 ) -> tuple[dict[Composition, dict[SampleRequest, int]], dict[SampleRequest, Sample]]:
     """What was to be sampled, and all samples, an earlier run's included; see :func:`predict_to_folder`."""
-    settings = check_settings(model, model.config.sampler.updated(steps=steps))
     made_by = signature(model, settings, seed, guidance)
     files: dict[Composition, SampleFile] = {}
     plans: dict[Composition, dict[SampleRequest, int]] = {}
