@@ -180,6 +180,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
     assert targets == {parse_formula("SrTiO3"): (2, 1), parse_formula("NaCl"): (2, 1)}
     assert settings == {
         "out": Path("results"),
+        "on_result": None,
         "weights": shelf / "small",
         "samples": 7,
         "steps": 9,
