@@ -53,7 +53,7 @@ COMPOUNDS: dict[str, tuple[str, Structure]] = {
 def find(formula: str, weights: str | None, samples: int, seed: int) -> tuple[int, int, float] | None:
     """Rank of the right candidate, how many samples it had, and its volume over the textbook's; None if not there."""
     symbol, truth = COMPOUNDS[formula]
-    for candidate in predict(formula, samples, weights=weights, seed=seed):
+    for candidate in predict(formula, samples, weights=weights, seed=seed, sources="generator"):
         structure = candidate.structure
         ratio = (structure.volume / len(structure)) / (truth.volume / len(truth))
         right_volume = 1.0 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO

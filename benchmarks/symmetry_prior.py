@@ -26,7 +26,7 @@ from dao.data.locate import training_file
 from dao.data.store import read_packed
 from dao.data.symmetry_batch import NO_NEIGHBOURS, SymmetryBatch, SymmetryLabel, symmetry_batch, symmetry_sequence
 from dao.data.symmetry_memory import SymmetryMemory
-from dao.evaluation.prototypes import element_distances
+from dao.element_distances import element_distances
 from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_config import SymmetryPriorConfig

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -34,6 +34,9 @@ from dao.processes.symmetry import Symmetry
 ATOMS_PER_BATCH = 4096
 """Default size of a batch; larger ones are no faster on a CPU."""
 
+
+OnState = Callable[[float, CrystalBatch], None]
+"""Called with the time (1 = noise, 0 = data) and the crystals of a batch at it."""
 
 PROPOSALS = 40
 """Assignments of Wyckoff positions that the samples of a composition share."""
@@ -127,6 +130,7 @@ def sample(
     settings: SamplerSettings | None = None,
     batch_size: int | None = None,
     guidance: Guidance | None = None,
+    on_state: OnState | None = None,
 ) -> Iterator[list[Sample]]:
     """Generate crystals, a batch at a time, smallest cells first.
 
@@ -137,6 +141,7 @@ def sample(
         settings: the sampler's; default those saved with the model.
         batch_size: crystals a batch; default by number of atoms.
         guidance: what to draw the samples towards; None, like strength 0: nothing.
+        on_state: is shown every state of every walk, noise and data included.
 
     Raises:
         InputError: at once, before anything is generated: see :func:`check_settings` and :func:`check_requests`, or a
@@ -151,7 +156,8 @@ def sample(
     if guidance is not None and guidance.strength == 0:
         guidance = None
     return (
-        _sample_with_retries(model, batch, seed, settings, choice, guidance) for batch in batches(requests, batch_size)
+        _sample_with_retries(model, batch, seed, settings, choice, guidance, on_state)
+        for batch in batches(requests, batch_size)
     )
 
 
@@ -265,18 +271,20 @@ def _sample_with_retries(
     settings: SamplerSettings,
     choice: SymmetryChoice,
     guidance: Guidance | None,
+    on_state: OnState | None,
 ) -> list[Sample]:
     """Walk until each sample is a crystal, or its attempts are used up.
 
     Two atoms of one element that meet can never part again: the network is equivariant to their exchange, so what it
     says of both is the same. Only other noise helps.
     """
-    samples = _sample_batch(model, batch, seed, settings, choice, guidance, attempt=0)
+    samples = _sample_batch(model, batch, seed, settings, choice, guidance, on_state, attempt=0)
     for attempt in range(1, settings.attempts):
         failed = [i for i, one in enumerate(samples) if one.crystal is None]
         if not failed:
             break
-        again = _sample_batch(model, [batch[i] for i in failed], seed, settings, choice, guidance, attempt=attempt)
+        once_more = [batch[i] for i in failed]
+        again = _sample_batch(model, once_more, seed, settings, choice, guidance, on_state, attempt=attempt)
         for i, one in zip(failed, again, strict=True):
             samples[i] = one
     return samples
@@ -296,6 +304,7 @@ def _sample_batch(
     settings: SamplerSettings,
     choice: SymmetryChoice,
     guidance: Guidance | None,
+    on_state: OnState | None,
     attempt: int,
 ) -> list[Sample]:
     like = next(model.parameters())
@@ -325,8 +334,12 @@ def _sample_batch(
             intermediate=guidance.objective.knows_noise_of(model.config.process),
         )
     times = model.process.times(settings.steps)
+    if on_state is not None:
+        on_state(times[0], model.decode(state, numbers, mask.sum(1)))
     for t, t_next in pairwise(times):
         state = model.process.step(walk, state, t, t_next, mask, noise, settings)
+        if on_state is not None:
+            on_state(t_next, model.decode(state, numbers, mask.sum(1)))
     return _finish(model.decode(state, numbers, mask.sum(1)), requests, attempt)
 
 

@@ -16,6 +16,7 @@ from dao.cli import main
 from dao.errors import InputError
 from dao.prediction.composition import parse_formula
 from dao.prediction.judging import Judging
+from dao.prediction.sources import Sources
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -86,7 +87,19 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, shelf: Path) -> FakePipeline:
     return fake
 
 
-@pytest.mark.parametrize("verb", [(), ("predict",), ("train",), ("weights",), ("weights", "list"), ("weights", "info")])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        (),
+        ("predict",),
+        ("prototypes", "build"),
+        ("prototypes", "list"),
+        ("train",),
+        ("weights",),
+        ("weights", "list"),
+        ("weights", "info"),
+    ],
+)
 def test_help_has_an_example(run: Run, verb: tuple[str, ...]) -> None:
     code, out, err = run(*verb, "--help")
     assert (code, err) == (0, "")
@@ -167,6 +180,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
     assert targets == {parse_formula("SrTiO3"): (2, 1), parse_formula("NaCl"): (2, 1)}
     assert settings == {
         "out": Path("results"),
+        "on_result": None,
         "weights": shelf / "small",
         "samples": 7,
         "steps": 9,
@@ -174,6 +188,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
         "device": "cpu",
         "batch_size": 3,
         "judging": Judging(),
+        "sources": Sources(),
         "progress": False,
     }
     assert [line.split() for line in out.splitlines()[2:]] == [

@@ -10,10 +10,12 @@ from toys import FCC, toy, toy_crystals
 from dao.crystal import Crystal
 from dao.data.locate import data_folder
 from dao.data.store import pack_crystals
+from dao.element_distances import element_distances
 from dao.elements import ATOMIC_NUMBERS
 from dao.errors import InputError
 from dao.evaluation.matching import rms_distance
-from dao.evaluation.prototypes import Proposal, PrototypeTable, element_distances, fingerprint
+from dao.evaluation.prototypes import Proposal, PrototypeTable
+from dao.geometry.fingerprint import fingerprint
 
 
 def table(*crystals: Crystal) -> PrototypeTable:

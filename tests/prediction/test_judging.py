@@ -95,19 +95,28 @@ def test_without_a_predictor_nothing_changes() -> None:
 
 
 def test_python(folder: Path) -> None:
-    plain = dao.predict("NaCl", 6, weights=folder / "generator")
-    found = dao.predict("NaCl", 6, weights=folder / "generator", predictor=folder / "predictor", rank="energy")
+    plain = dao.predict("NaCl", 6, sources="generator", weights=folder / "generator")
+    found = dao.predict(
+        "NaCl", 6, sources="generator", weights=folder / "generator", predictor=folder / "predictor", rank="energy"
+    )
     model = Predictor.load(folder / "predictor")
     known = predict_energies(model, [one.crystal for one in found])
     assert [one.e_above_hull for one in found] == pytest.approx(known, abs=1e-6)
     assert [round(energy, 4) for energy in known] == sorted(round(energy, 4) for energy in known)
     assert sorted(one.sample_indices for one in found) == sorted(one.sample_indices for one in plain)
     by_count = dao.predict(
-        "NaCl", 6, weights=folder / "generator", predictor=str(folder / "predictor"), rank="recurrence"
+        "NaCl",
+        6,
+        sources="generator",
+        weights=folder / "generator",
+        predictor=str(folder / "predictor"),
+        rank="recurrence",
     )
     assert [one.sample_indices for one in by_count] == [one.sample_indices for one in plain]
     assert all(one.e_above_hull is not None for one in by_count)
-    pulled = dao.predict("NaCl", 6, weights=folder / "generator", predictor=folder / "predictor", guidance=50.0)
+    pulled = dao.predict(
+        "NaCl", 6, sources="generator", weights=folder / "generator", predictor=folder / "predictor", guidance=50.0
+    )
     volumes = [sorted(one.volume_per_atom for one in some) for some in (found, pulled)]
     assert volumes[0] != volumes[1]
 

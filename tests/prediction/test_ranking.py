@@ -167,4 +167,5 @@ def test_records_are_plain_json() -> None:
     record = candidate.record()
     assert record["volume_per_atom"] == pytest.approx(5.64**3 / 8, abs=1e-3)
     assert (record["a"], record["alpha"]) == (pytest.approx(5.64 / 2**0.5, abs=1e-3), pytest.approx(60, abs=1e-2))
+    assert record.pop("prototype") is None
     assert {type(value) for value in record.values()} <= {int, float, str}

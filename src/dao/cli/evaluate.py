@@ -19,11 +19,14 @@ from dao.cli.options import (
     Quiet,
     RankBy,
     Seed,
+    SourcesOption,
     Split,
+    Table,
     check_device,
     check_out_folder,
     judging_options,
     source_and_splits,
+    sources_option,
 )
 from dao.errors import InputError
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from dao.evaluation.run import Evaluation, How
     from dao.evaluation.scores import Interval, Row
     from dao.evaluation.targets import Targets
+    from dao.prediction.sources import Sources
 
 app = typer.Typer(help="Score predictions against known crystals.", no_args_is_help=True, rich_markup_mode=None)
 app.command(epilog=evaluate_stability.EXAMPLES)(evaluate_stability.stability)
@@ -39,6 +43,7 @@ CSP_EXAMPLES = """\b
 Examples:
   dao evaluate csp --data mp20 --count 500 --out runs/mp20
   dao evaluate csp --weights runs/small/best --data mpts52 --k 1,5,20 --seeds 3
+  dao evaluate csp --sources generator,prototypes --table mp20.safetensors --data mp20
   dao evaluate csp --predictions generated.extxyz --reference test.csv
 
 \b
@@ -110,6 +115,11 @@ def csp(
     guidance: GuidanceStrength = 0.0,
     target: GuidanceTarget = None,
     rank: RankBy = None,
+    sources: SourcesOption = "generator",
+    table: Table = None,
+    exclude_same_composition: Annotated[
+        bool, typer.Option("--exclude-same-composition", help="Prototypes know no crystal of a target's composition.")
+    ] = False,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger true crystals out.")] = None,
     steps: Steps = None,
     precision: Precision = None,
@@ -130,10 +140,15 @@ def csp(
         raise InputError("--predictions is scored as it is: leave out --guidance")
     check_device(device)
     judging = judging_options(predictor, guidance, target, rank)
+    chosen = sources_option(sources, table, exclude_same_composition=exclude_same_composition)
+    if predictions is not None and chosen.table is not None:
+        raise InputError("--predictions is scored as it is: leave out --sources")
+    check_sources(chosen, weights, seeds, guidance)
     check_out_folder(out)
 
     from dao.data.deduplicate import read_references
-    from dao.evaluation.run import How, evaluate_predictions
+    from dao.evaluation.candidates import check_table
+    from dao.evaluation.run import How, evaluate_predictions, evaluate_prototypes
     from dao.evaluation.targets import find_data, read_prototypes, with_unseen
 
     how = How(
@@ -145,12 +160,17 @@ def csp(
         progress=not quiet,
         prototypes=None if prototypes is None else read_prototypes(prototypes),
         judging=judging,
+        sources=chosen,
     )
     training = None if seen is None else source_and_splits(seen, "--seen")
     targets = _targets(find_data(data), split, count, max_atoms)
+    if chosen.table is not None:
+        check_table(chosen.table, find_data(data), targets.split or None)
     if training is not None:
         targets = with_unseen(targets, read_references(*training).crystals, workers=workers, seconds=time_limit)
-    if predictions is None:
+    if not chosen.generator:
+        result = evaluate_prototypes(targets, how)
+    elif predictions is None:
         settings = {"steps": steps, "precision": precision}
         result = _generator(targets, how, weights, device, range(seed, seed + seeds), settings, batch_size)
     else:
@@ -199,6 +219,19 @@ def polymorphs(
 
 
 app.command(epilog=evaluate_energies.EXAMPLES)(evaluate_energies.energies)
+
+
+def check_sources(sources: Sources, weights: str | None, seeds: int, guidance: float) -> None:
+    """Refuse options of a generator that is not among the sources.
+
+    Raises:
+        InputError: says which.
+
+    """
+    if not sources.generator and (weights is not None or guidance != 0):
+        raise InputError("--sources prototypes needs no generator: leave out --weights and --guidance")
+    if sources.table is not None and seeds > 1:
+        raise InputError("--seeds is of the generator alone: leave prototypes out of --sources")
 
 
 def parse_ks(text: str) -> tuple[int, ...]:

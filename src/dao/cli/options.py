@@ -15,6 +15,7 @@ from dao.errors import InputError
 
 if TYPE_CHECKING:
     from dao.prediction.judging import Judging
+    from dao.prediction.sources import Sources
 
 MAX_SEED = 2**32 - 1
 
@@ -79,6 +80,24 @@ Split = Annotated[
     str | None,
     typer.Option(help="Split of the data; test where the data has splits.", show_default=False),
 ]
+SourcesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sources",
+        metavar="generator|prototypes|generator,prototypes",
+        help="What proposes crystals; both where a table of prototypes ships.",
+        show_default=False,
+    ),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(
+        "--table",
+        metavar="NAME|FILE",
+        help="Prototypes: shipped name (see dao prototypes list) or a file of dao prototypes build.",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 BreakSymmetry = Annotated[
     bool,
@@ -115,6 +134,21 @@ def judging_options(
         raise InputError("--guidance and --target must be finite numbers")
     judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
     return replace(judging, predictor=judging.source())
+
+
+def sources_option(sources: str | None, table: str | None, *, exclude_same_composition: bool = False) -> Sources:
+    """What proposes, its table found but not read.
+
+    Raises:
+        InputError: no such source or table.
+
+    """
+    from dao.prediction.sources import choose_sources
+
+    try:
+        return choose_sources(sources, table, exclude_same_composition=exclude_same_composition)
+    except InputError as error:
+        raise InputError(f"--{error}") from None
 
 
 def check_files(files: list[Path]) -> None:

@@ -18,21 +18,27 @@ from dao.cli.options import (
     Quiet,
     RankBy,
     Seed,
+    SourcesOption,
+    Table,
     check_device,
     check_out_folder,
     judging_options,
+    sources_option,
 )
 from dao.errors import InputError
 
 if TYPE_CHECKING:
     from dao.prediction.composition import Composition
+    from dao.prediction.pipeline import FormulaResult
 
 EXAMPLES = """\b
 Examples:
   dao predict SrTiO3
   dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
   dao predict --file formulas.txt --format json --quiet > candidates.json
+  dao predict SrTiO3 --sources prototypes
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
+  dao predict SrTiO3 --report
 
 \b
 The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
@@ -48,6 +54,7 @@ COLUMNS = {
     "e_above_hull": "E above hull (eV/atom)",
     "count": "found",
     "source": "source",
+    "prototype": "like",
 }
 """Keys of a candidate's record that the table shows, and their headings; energies where there are any."""
 
@@ -88,7 +95,12 @@ def predict(
     guidance: GuidanceStrength = 0.0,
     target: GuidanceTarget = None,
     rank: RankBy = None,
+    sources: SourcesOption = None,
+    table: Table = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html (opens offline) and its figures for each formula.")
+    ] = False,
     output: FormatOption = "table",
     quiet: Quiet = False,
 ) -> int:
@@ -97,29 +109,44 @@ def predict(
     from dao.weights import DEFAULT, largest_trained_cell, resolve
 
     compositions = _compositions(formulas or [], file)
-    source = resolve(DEFAULT if weights is None else weights)
-    trained = largest_trained_cell(source)
+    trained_on = resolve(DEFAULT if weights is None else weights)
+    trained = largest_trained_cell(trained_on)
     targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
     check_device(device)
     judging = judging_options(predictor, guidance, target, rank)
+    chosen = sources_option(sources, table)
     check_out_folder(out)
+    if report:
+        from dao.report.diffraction import require_diffraction
+
+        require_diffraction()
 
     from dao.prediction.pipeline import predict_to_folder
 
+    results: list[FormulaResult] = []
     run = predict_to_folder(
         targets,
         out=out,
-        weights=source,
+        weights=trained_on,
         samples=samples,
         steps=steps,
         seed=seed,
         device=device,
         batch_size=batch_size,
         judging=judging,
+        sources=chosen,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
+        on_result=results.append if report else None,
     )
     _report([candidate.record() for candidate in run.candidates], output)
+    if results:
+        from dao.report.results import report_on
+
+        for result in results:
+            page = report_on(result)
+            if not quiet:
+                typer.echo(f"report: {page}", err=True)
     if run.discarded and not quiet:
         typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
     if run.failures:
@@ -154,6 +181,8 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
     columns = dict(COLUMNS)
     if not any("e_above_hull" in record for record in records):
         del columns["e_above_hull"]
+    if not any(record.get("prototype") for record in records):
+        del columns["prototype"]
     print_table([record | _four_decimals(record) for record in records], columns)
 
 

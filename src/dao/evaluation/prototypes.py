@@ -12,11 +12,9 @@ Shapes: M templates, G of them with the target's counts, S elements of a cell in
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -26,27 +24,14 @@ import torch
 from dao.constants import MAX_ATOMIC_NUMBER
 from dao.crystal import DEFAULT_LIMITS, Crystal
 from dao.data.store import PackedCrystals
-from dao.elements import ELECTRONEGATIVITY
+from dao.element_distances import element_distances
 from dao.errors import InputError
+from dao.geometry.fingerprint import BINS, fingerprint
 from dao.geometry.lattice import fit_atomic_volumes, volume
+from dao.prediction.substitution import DUPLICATE, MAX_ASSIGNMENTS, assignments, best_assignment
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-MAX_ASSIGNMENTS = 720
-"""Most assignments tried per template (six elements of equal count); beyond, only the best one is."""
-
-DUPLICATE = 0.2
-"""Two candidates are one where their fingerprints differ by less than this part of all neighbours (summed over bins).
-
-0 to 0.4 compared on 600 validation crystals of MP-20: within 5 and 20 tries, 0.2 matches most (by up to one point).
-"""
-
-REACH = 2.0
-"""Radius of :func:`fingerprint` in units of (V/N)^(1/3): some 33 neighbours an atom."""
-
-BINS = 20
-"""Bins of distance in :func:`fingerprint`."""
 
 
 @dataclass(frozen=True)
@@ -71,84 +56,6 @@ class _Group:
 
     rows: Integers  # (G,)
     elements: Integers  # (G, S) atomic numbers by rising count, then number
-
-
-def element_distances(atomic_volumes: Floats) -> Floats:
-    """(E, E) distance between elements, by atomic number: mean absolute difference of seven properties.
-
-    Each is in units of its standard deviation over the elements; the block (s, p, d, f) is the same or not. Their
-    equal weights were compared with others on validation crystals: no choice differs beyond chance.
-
-    Args:
-        atomic_volumes: (E,) A^3 per element, entry 0 unused.
-
-    """
-    from pymatgen.core import Element
-
-    elements = [Element.from_Z(number) for number in range(1, MAX_ATOMIC_NUMBER + 1)]
-    with warnings.catch_warnings():
-        # pymatgen says where it has no value; the next best property then stands in
-        warnings.simplefilter("ignore")
-        columns = {
-            "mendeleev": [float(element.mendeleev_no) for element in elements],
-            "electronegativity": ELECTRONEGATIVITY[1:],
-            "radius": [
-                float(element.atomic_radius or element.atomic_radius_calculated or math.inf) for element in elements
-            ],
-            "group": [float(element.group) for element in elements],
-            "row": [float(element.row) for element in elements],
-            "volume": np.cbrt(atomic_volumes[1:]),
-            "block": ["spdf".index(element.block) for element in elements],
-        }
-    total = np.zeros((MAX_ATOMIC_NUMBER + 1, MAX_ATOMIC_NUMBER + 1))
-    for name, column in columns.items():
-        values = np.asarray(column, dtype=np.float64)
-        known = np.isfinite(values)
-        # helium, neon and argon have no electronegativity; no radius is known of a few
-        values = np.where(known, values, values[known].mean()) / (values[known].std() or 1.0)
-        gap = np.abs(values[:, None] - values[None, :])
-        total[1:, 1:] += gap > 0 if name == "block" else gap
-    return total / len(columns)
-
-
-def fingerprint(slots: Integers, frac_coords: Floats, lattice: Floats) -> Floats:
-    """(S, S, BINS) neighbours an atom by pair of slots and distance, in units of (V/N)^(1/3), up to :data:`REACH`.
-
-    Each neighbour is shared by the two bins nearest to it, so that small shifts change little.
-
-    Args:
-        slots: (N,) which of the S elements each atom is, 0 to S - 1.
-        frac_coords: (N, 3).
-        lattice: (3, 3) row vectors in A.
-
-    """
-    count, kinds = len(slots), int(slots.max()) + 1
-    cell = lattice / np.cbrt(abs(np.linalg.det(lattice)) / count)
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    reach = np.floor(REACH / heights + 0.5).astype(int)
-    images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
-    first, second = np.triu_indices(count)
-    apart = frac_coords[first] - frac_coords[second]
-    vectors = ((apart - np.rint(apart)) @ cell)[:, None, :] + images @ cell
-    distances = np.sqrt(np.einsum("pix,pix->pi", vectors, vectors))
-    pair, image = np.nonzero((distances < REACH) & (distances > 1e-3))
-    place = distances[pair, image] * (BINS / REACH)
-    lower = place.astype(int)
-    share = place - lower
-    # a pair of two atoms counts for each of them, an atom and its own image once
-    weight = np.where(first == second, 0.5, 1.0)[pair] / count
-    cells = (slots[first] * kinds + slots[second])[pair] * (BINS + 1) + lower
-    size = kinds * kinds * (BINS + 1)
-    table = np.bincount(cells, weight * (1.0 - share), size) + np.bincount(cells + 1, weight * share, size)
-    table = table.reshape(kinds, kinds, BINS + 1)[..., :BINS]
-    return table + table.transpose(1, 0, 2)
-
-
-def _assignments(counts: Sequence[int]) -> Integers:
-    """(P, S) every way to give the target's slots to the template's, among equal counts."""
-    blocks = [[slot for slot, other in enumerate(counts) if other == count] for count in sorted(set(counts))]
-    ways = [list(permutations(block)) for block in blocks]
-    return np.array([[slot for block in way for slot in block] for way in product(*ways)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,21 +158,16 @@ class PrototypeTable:
     ) -> Iterator[tuple[int, Integers, Integers, float]]:
         """Template row, its elements, the target's slot for each of them, and distance, nearest first."""
         if math.prod(math.factorial(same) for same in Counter(amounts.tolist()).values()) <= MAX_ASSIGNMENTS:
-            every = _assignments(amounts.tolist())
+            every = assignments(amounts.tolist())
             ways = np.broadcast_to(every, (len(group.rows), *every.shape))
         else:
-            ways = np.stack([self._best_assignment(elements, target, amounts) for elements in group.elements])[:, None]
+            ways = np.stack(
+                [best_assignment(self.distances, elements, target, amounts) for elements in group.elements]
+            )[:, None]
         cost = self.distances[group.elements[:, None, :], target[ways]] @ (amounts / amounts.sum())
         for flat in np.argsort(cost, axis=None, kind="stable").tolist():
             i, way = divmod(flat, cost.shape[1])
             yield int(group.rows[i]), group.elements[i], ways[i, way], float(cost[i, way])
-
-    def _best_assignment(self, elements: Integers, target: Integers, amounts: Integers) -> Integers:
-        from scipy.optimize import linear_sum_assignment
-
-        unequal = np.not_equal.outer(amounts, amounts)
-        cost = self.distances[elements[:, None], target[None, :]] + 1e6 * unequal
-        return np.asarray(linear_sum_assignment(cost)[1])
 
     def _fingerprint(self, row: int, elements: Integers) -> Floats:
         if row not in self._fingerprints:

@@ -28,6 +28,7 @@ from dao.constants import (
     STRICT_STOL,
 )
 from dao.errors import InputError
+from dao.evaluation.candidates import file_name, prototypes_note, ranked_candidates
 from dao.evaluation.csp import Matching, Predicted, Sampling
 from dao.evaluation.figures import write_figures
 from dao.evaluation.matching import match_pairs
@@ -40,6 +41,7 @@ from dao.evaluation.tables import report, table
 from dao.evaluation.targets import Targets, crystals_fingerprint, with_prototypes
 from dao.jsonl import JsonLines
 from dao.prediction.judging import Judging
+from dao.prediction.sources import Sources
 from dao.progress import CountProgress
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class How:
         prototypes: material id -> RMS distance of each prototype substitution (None: no match), for the subset "beyond
             prototypes" and the baseline beside.
         judging: the predictor that guides sampling and ranks, if any.
+        sources: what proposes; with prototypes, the k-th try is the k-th candidate of our ranking.
 
     """
 
@@ -72,6 +75,7 @@ class How:
     progress: bool = True
     prototypes: Mapping[str, Sequence[float | None]] | None = None
     judging: Judging = field(default_factory=Judging)
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def evaluate_generator(
     judge = how.judging.load(str(next(model.parameters()).device))
     if how.prototypes is not None:
         targets = with_prototypes(targets, how.prototypes)
+    if how.sources.table is not None and len(seeds) > 1:
+        raise InputError("several seeds are of the generator alone: leave prototypes out of the sources")
     counts = [max(how.ks), *(1 for _ in seeds[1:])]
     plans = [
         Sampling.plan(model, targets, count, seed=seed, settings=settings, out=how.out, guidance=judge.guidance)
@@ -117,8 +123,15 @@ def evaluate_generator(
     missing = sum(len(plan.missing) for plan in plans)
     with CountProgress(total, total - missing, enabled=how.progress and missing > 0) as bar:
         predicted = [plan.run(bar.advance, batch_size=batch_size) for plan in plans]
-    matchings = [_match(targets, one, how, f"matches-{seed}.jsonl") for seed, one in zip(seeds, predicted, strict=True)]
-    ranked = _rank(targets, predicted[0], how) if how.ranked and predicted[0].samples > 1 else None
+    bad = sum(one is None for row in predicted[0].crystals for one in row)
+    if how.sources.table is not None:
+        predicted = [ranked_candidates(targets, predicted[0], how)]
+    names = [f"matches-{seed}.jsonl" if how.sources.table is None else file_name("matches", how) for seed in seeds]
+    matchings = [_match(targets, one, how, name) for name, one in zip(names, predicted, strict=True)]
+    if how.sources.table is not None:
+        ranked = matchings[0].distances()[:, 0] if how.ranked else None
+    else:
+        ranked = _rank(targets, predicted[0], how) if how.ranked and predicted[0].samples > 1 else None
     scores = matchings[0].scores(everyone=how.ks, ranked=ranked)
     others = [matching.scores(everyone=()) for matching in matchings[1:]]
     config = model.config
@@ -133,9 +146,32 @@ def evaluate_generator(
         "Seeds": ", ".join(map(str, seeds)) + (f" (k above 1: {seeds[0]} alone)" if len(seeds) > 1 else ""),
         "Pretraining": str(config.training.get("pretraining") or "none"),
         "Training": training_note(config.training),
-        "Samples that are no crystal": f"{sum(one is None for row in predicted[0].crystals for one in row):,}",
+        "Samples that are no crystal": f"{bad:,}",
+        **prototypes_note(how.sources),
     }
     return _finish(targets, how, matchings[0], scores, [scores, *others] if others else [], described, [])
+
+
+def evaluate_prototypes(targets: Targets, how: How) -> Evaluation:
+    """Score prototype proposals alone, in the order of our ranking.
+
+    Raises:
+        InputError: a table or folder that cannot be used; before anything is written.
+
+    """
+    if how.prototypes is not None:
+        targets = with_prototypes(targets, how.prototypes)
+    _claim(targets, how, {"sources": how.sources.names})
+    predicted = ranked_candidates(targets, None, how)
+    matching = _match(targets, predicted, how, file_name("matches", how))
+    scores = matching.scores(everyone=how.ks, ranked=matching.distances()[:, 0] if how.ranked else None)
+    none = sum(all(one is None for one in row) for row in predicted.crystals)
+    described = {
+        "Predictions": "prototypes",
+        **prototypes_note(how.sources),
+        "Targets without a proposal (counted as no match)": f"{none:,}",
+    }
+    return _finish(targets, how, matching, scores, [], described, [])
 
 
 def evaluate_predictions(targets: Targets, given: PredictionSet, how: How, *, title: str) -> Evaluation:

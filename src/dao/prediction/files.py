@@ -25,7 +25,7 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
     """
     from ase.io import write
 
-    names = [f"{candidate.rank:03d}_{_file_name(candidate.space_group)}.cif" for candidate in candidates]
+    names = [cif_name(candidate) for candidate in candidates]
     records = [{**candidate.record(), "cif": name} for candidate, name in zip(candidates, names, strict=True)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
             if old.name not in names:
                 old.unlink()
         for candidate, name in zip(candidates, names, strict=True):
-            write_text(folder / name, _cif(candidate))
+            write_text(folder / name, cif_text(candidate))
         full = [
             {**record, "structure": candidate.structure.as_dict()}
             for record, candidate in zip(records, candidates, strict=True)
@@ -74,7 +74,13 @@ def write_failures(folder: Path, failures: Sequence[dict[str, Any]]) -> None:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
-def _cif(candidate: Candidate) -> str:
+def cif_name(candidate: Candidate) -> str:
+    """File name of a candidate's CIF, e.g. ``001_Pm-3m.cif``."""
+    return f"{candidate.rank:03d}_{candidate.space_group.replace('/', '-')}.cif"
+
+
+def cif_text(candidate: Candidate) -> str:
+    """CIF of the symmetrised conventional cell; of the cell as sampled where no symmetry was found."""
     from pymatgen.io.cif import CifWriter
     from pymatgen.symmetry.analyzer import SymmetryUndeterminedError
 
@@ -88,10 +94,6 @@ def _cif(candidate: Candidate) -> str:
             except SymmetryUndeterminedError:
                 pass
         return str(CifWriter(candidate.structure))
-
-
-def _file_name(symbol: str) -> str:
-    return symbol.replace("/", "-")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The main walk: composition -> cells -> samples -> distinct crystals, ranked -> files.
+"""The main walk: composition -> cells -> samples and prototype proposals -> distinct crystals, ranked -> files.
 
 A formula's folder holds ``samples.jsonl`` (every finished sample, appended batch by batch, so that a kill loses at most
 the running one and the same call goes on), ``candidates.json``, ``candidates.csv``, ``candidates.extxyz`` and one CIF a
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dao.device import choose_device
 from dao.errors import InputError
@@ -19,11 +19,18 @@ from dao.models import Generator
 from dao.prediction.composition import Composition, parse_cells, parse_formula
 from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.judging import Judge, Judging, Rank
+from dao.prediction.proposals import merged, proposed
+from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
+from dao.prediction.sources import Sources, choose_sources
+from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
 from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
 from dao.weights import DEFAULT, largest_trained_cell
+
+if TYPE_CHECKING:
+    from dao.processes.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,23 @@ class PredictionRun:
     failures: list[dict[str, Any]]
     discarded: int
     """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FormulaResult:
+    """A formula's candidates and all that they were made of: what a report is written from."""
+
+    composition: Composition
+    folder: Path
+    candidates: list[Candidate]
+    plan: Mapping[SampleRequest, int]
+    """Formula units of each sample that was asked for."""
+    samples: list[Sample]
+    model: Generator | None
+    """None where prototypes alone propose."""
+    settings: SamplerSettings | None
+    seed: int
+    judge: Judge
 
 
 def allocate(
@@ -72,6 +96,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     guidance: float = 0.0,
     target: float | None = None,
     rank: Rank | None = None,
+    sources: str | None = None,
+    table: Path | str | None = None,
 ) -> list[Candidate]:
     """Predict crystal structures of a composition.
 
@@ -91,6 +117,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
         target: draw to this value of the predictor's property instead.
         rank: by predicted ``energy`` above the hull, by ``recurrence``, or by ``both``, the default where there are
             energies.
+        sources: ``generator``, ``prototypes`` or ``generator,prototypes``; default both where a table ships.
+        table: of prototypes, a shipped name or a file of ``dao prototypes build``.
 
     Returns:
         Distinct candidates, the most stable or the most recurrent first; ``.structure`` is a pymatgen ``Structure``.
@@ -104,12 +132,16 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     composition = parse_formula(formula)
     trained = largest_trained_cell(DEFAULT if weights is None else weights)
     units = parse_cells(cells, composition, max_atoms, trained=trained)
+    chosen = choose_sources(sources, table)
+    walker = _Walker.load(chosen, Judging(predictor=predictor, guidance=guidance, target=target, rank=rank), device)
+    if not chosen.generator:
+        return walker.candidates(composition, units, {}, [])
     model = load_generator(weights, device)
-    judge = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank).load(device)
     settings = model.config.sampler.updated(steps=steps)
     plan = _plan(model, composition, units, samples)
-    walk = sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size, guidance=judge.guidance)
-    return _rank(composition, plan, [one for batch in walk for one in batch], judge)
+    guide = walker.judge.guidance
+    walk = sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size, guidance=guide)
+    return walker.candidates(composition, units, plan, [one for batch in walk for one in batch])
 
 
 def predict_to_folder(  # noqa: PLR0913 -- likewise
@@ -123,8 +155,10 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     device: str = "auto",
     batch_size: int | None = None,
     judging: Judging | None = None,
+    sources: Sources | None = None,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
+    on_result: Callable[[FormulaResult], None] | None = None,
 ) -> PredictionRun:
     """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
 
@@ -138,18 +172,89 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
         device: device.
         batch_size: crystals generated at a time.
         judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
+        sources: what proposes; default the generator alone.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
+        on_result: called with each composition's candidates once they are written.
 
     Raises:
         InputError: weights or settings that cannot be used, a folder that cannot be written, or one with samples made
             otherwise.
 
     """
-    model = load_generator(weights, device)
-    judge = (judging or Judging()).load(device)
-    settings = check_settings(model, model.config.sampler.updated(steps=steps))
-    made_by = signature(model, settings, seed, judge.guidance)
+    chosen = sources or Sources()
+    walker = _Walker.load(chosen, judging or Judging(), device)
+    model, settings = None, None
+    if chosen.generator:
+        model = load_generator(weights, device)
+        settings = check_settings(model, model.config.sampler.updated(steps=steps))
+        plans, finished = _sampled(
+            targets,
+            model,
+            settings,
+            walker.judge.guidance,
+            out=out,
+            samples=samples,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            on_start=on_start,
+        )
+    else:
+        plans, finished = {composition: {} for composition in targets}, {}
+        if on_start is not None:
+            on_start()
+
+    run = PredictionRun([], [], 0)
+    for composition, plan in plans.items():
+        done = [finished[request] for request in plan]
+        candidates = walker.candidates(composition, targets[composition], plan, done)
+        folder = out / composition.reduced_formula
+        write_candidates(folder, candidates)
+        if on_result is not None:
+            on_result(
+                FormulaResult(
+                    composition=composition,
+                    folder=folder,
+                    candidates=candidates,
+                    plan=plan,
+                    samples=done,
+                    model=model,
+                    settings=settings,
+                    seed=seed,
+                    judge=walker.judge,
+                )
+            )
+        run.candidates.extend(candidates)
+        discarded = [one for one in done if one.crystal is None]
+        if not candidates:
+            reasons = []
+            if done:
+                reasons.append(f"none of {len(done)} samples is a crystal (the first: {discarded[0].failure})")
+            if chosen.table is not None:
+                reasons.append("no prototype has this anonymous formula in a cell of this size")
+            reason = "; ".join(reasons)
+            run.failures.append({"formula": composition.reduced_formula, "reason": reason})
+        run = replace(run, discarded=run.discarded + len(discarded))
+    write_failures(out, run.failures)
+    return run
+
+
+def _sampled(
+    targets: Mapping[Composition, tuple[int, ...]],
+    model: Generator,
+    settings: SamplerSettings,
+    guidance: Guidance | None,
+    *,
+    out: Path,
+    samples: int,
+    seed: int,
+    batch_size: int | None,
+    progress: bool,
+    on_start: Callable[[], None] | None,
+) -> tuple[dict[Composition, dict[SampleRequest, int]], dict[SampleRequest, Sample]]:
+    """What was to be sampled, and all samples, an earlier run's included; see :func:`predict_to_folder`."""
+    made_by = signature(model, settings, seed, guidance)
     files: dict[Composition, SampleFile] = {}
     plans: dict[Composition, dict[SampleRequest, int]] = {}
     for composition, units in targets.items():
@@ -162,28 +267,13 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     if on_start is not None:
         on_start()
     with CountProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
-        for batch in sample(
-            model, missing, seed=seed, settings=settings, batch_size=batch_size, guidance=judge.guidance
-        ):
+        for batch in sample(model, missing, seed=seed, settings=settings, batch_size=batch_size, guidance=guidance):
             for one in batch:
                 finished[one.request] = one
             for composition in {owner[one.request] for one in batch}:
                 files[composition].append([one for one in batch if owner[one.request] == composition])
             bar.advance(len(batch))
-
-    run = PredictionRun([], [], 0)
-    for composition, plan in plans.items():
-        done = [finished[request] for request in plan]
-        candidates = _rank(composition, plan, done, judge)
-        write_candidates(files[composition].folder, candidates)
-        run.candidates.extend(candidates)
-        discarded = [one for one in done if one.crystal is None]
-        if not candidates:
-            reason = f"none of {len(done)} samples is a crystal (the first: {discarded[0].failure})"
-            run.failures.append({"formula": composition.reduced_formula, "reason": reason})
-        run = replace(run, discarded=run.discarded + len(discarded))
-    write_failures(out, run.failures)
-    return run
+    return plans, finished
 
 
 def load_generator(weights: Path | str | None, device: str) -> Generator:
@@ -206,12 +296,49 @@ def _plan(model: Generator, composition: Composition, units: tuple[int, ...], sa
     }
 
 
-def _rank(
-    composition: Composition, plan: Mapping[SampleRequest, int], done: list[Sample], judge: Judge
-) -> list[Candidate]:
-    crystals = [(plan[one.request], one.request.index, one.crystal) for one in done if one.crystal is not None]
-    return judge.rank(
-        rank_by_recurrence(
-            composition.reduced_formula, composition.num_atoms, crystals, total=len(done), source="generator"
-        )
-    )
+@dataclass(frozen=True)
+class _Walker:
+    """What turns samples and prototypes into candidates."""
+
+    sources: Sources
+    judge: Judge
+    proposer: Proposer | None
+
+    @classmethod
+    def load(cls, sources: Sources, judging: Judging, device: str) -> _Walker:
+        """Read the table and the predictor.
+
+        Raises:
+            InputError: there is none, or guidance without a generator.
+
+        """
+        if judging.guidance != 0 and not sources.generator:
+            raise InputError("guidance draws samples of the generator, which is not among the sources")
+        proposer = None if sources.table is None else Proposer.load(sources.table)
+        return cls(sources, judging.load(str(choose_device(device))), proposer)
+
+    def candidates(
+        self,
+        composition: Composition,
+        units: tuple[int, ...],
+        plan: Mapping[SampleRequest, int],
+        done: list[Sample],
+    ) -> list[Candidate]:
+        """Of both sources, each crystal once, ranked."""
+        formula, size = composition.reduced_formula, composition.num_atoms
+        crystals = [(plan[one.request], one.request.index, one.crystal) for one in done if one.crystal is not None]
+        found = rank_by_recurrence(formula, size, crystals, total=len(done), source="generator")
+        if self.proposer is not None:
+            cells = {z: composition.numbers_for(z) for z in units}
+            found = merged(
+                found,
+                proposed(
+                    self.proposer,
+                    formula,
+                    cells,
+                    self.sources.proposals,
+                    samples=len(done),
+                    exclude_same_composition=self.sources.exclude_same_composition,
+                ),
+            )
+        return self.judge.rank(found)

@@ -68,6 +68,8 @@ class Candidate:
     """Predicted, eV/atom; NaN where the predictor has no answer, None where no predictor was asked."""
     e_above_hull_error: float | None = None
     """How far off that energy is expected to be, eV/atom; None where no predictor says so."""
+    prototype: str | None = None
+    """The known crystal whose kind it has been given, as a formula; None where the generator alone found it."""
 
     @property
     def structure(self) -> Structure:
@@ -111,6 +113,7 @@ class Candidate:
             "count": self.count,
             "samples": self.samples,
             "source": self.source,
+            "prototype": self.prototype,
         }
 
 
@@ -128,7 +131,7 @@ def read_symmetry(crystal: Crystal) -> Reading:
         return Reading(crystal, 1, "P1", None)
 
 
-def _groups(crystals: Sequence[Crystal]) -> list[list[int]]:
+def same_crystals(crystals: Sequence[Crystal]) -> list[list[int]]:
     """Numbers of the crystals that are the same: each joins the first group whose first member it fits.
 
     What fits, pymatgen's StructureMatcher says at its own tolerances, tighter than the benchmark's, so that polymorphs
@@ -178,7 +181,7 @@ def rank_by_recurrence(
     by several per cent.
     """
     readings = [read_symmetry(crystal) for _, _, crystal in samples]
-    groups = _groups([reading.crystal for reading in readings])
+    groups = same_crystals([reading.crystal for reading in readings])
 
     def shown(group: list[int]) -> Reading:
         commonest = Counter(readings[i].number for i in group).most_common(1)[0][0]
@@ -237,6 +240,6 @@ def rank_by_energy(candidates: Sequence[Candidate], count_weight: float = 0.0) -
     def order(one: Candidate) -> tuple[bool, float, int]:
         if one.e_above_hull is None or math.isnan(one.e_above_hull):
             return True, 0.0, one.rank
-        return False, round(one.e_above_hull - count_weight * math.log(one.count), SAME_ENERGY), one.rank
+        return False, round(one.e_above_hull - count_weight * math.log(max(one.count, 1)), SAME_ENERGY), one.rank
 
     return [replace(one, rank=rank) for rank, one in enumerate(sorted(candidates, key=order), start=1)]

@@ -29,8 +29,8 @@ from dao.data.symmetry_batch import SymmetryBatch, SymmetryLabel, symmetry_batch
 from dao.data.symmetry_labels import symmetry_labels
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.data.training_set import load_packed
+from dao.element_distances import element_distances
 from dao.errors import InputError
-from dao.evaluation.prototypes import element_distances
 from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import save_symmetry

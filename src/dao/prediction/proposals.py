@@ -1,0 +1,102 @@
+"""Prototype proposals as candidates, and candidates of both sources as one list.
+
+Where energies rank, they rank the merged list; otherwise it is in the order of :func:`merged`, which was chosen on
+validation crystals (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dao.crystal import Crystal
+from dao.errors import InputError
+from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
+from dao.prediction.prototype_table import formula_of
+from dao.prediction.prototypes import Proposal, Proposer
+from dao.prediction.ranking import Candidate, Reading, same_crystals
+
+SPARE = 2
+"""Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
+
+
+def proposed(
+    proposer: Proposer,
+    formula: str,
+    cells: Mapping[int, Sequence[int]],
+    count: int,
+    *,
+    samples: int = 0,
+    exclude_same_composition: bool = False,
+) -> list[Candidate]:
+    """Distinct candidates from prototypes, those of the most similar known crystals first.
+
+    Args:
+        proposer: the table.
+        formula: reduced formula, for the candidates.
+        cells: atomic numbers of the cell, by formula units in it.
+        count: most candidates, over all cell sizes.
+        samples: how many samples of a generator the composition has, for the candidates.
+        exclude_same_composition: see :meth:`~dao.prediction.prototypes.Proposer.propose`.
+
+    """
+    found: list[tuple[int, Proposal]] = []
+    for units, numbers in cells.items():
+        own = proposer.propose(numbers, SPARE * count, exclude_same_composition=exclude_same_composition)
+        found += [(units, one) for one in own]
+    found.sort(key=lambda item: item[1].distance)
+    found = found[: SPARE * count]
+    readings = [_read(one) for _, one in found]
+    # at the tolerances that make two samples one crystal, many tilts and distortions are one too
+    firsts = [group[0] for group in same_crystals([reading.crystal for reading in readings])]
+    sizes = {units: len(numbers) // units for units, numbers in cells.items()}
+    return [
+        Candidate(
+            rank=rank,
+            formula=formula,
+            crystal=readings[i].crystal,
+            space_group=readings[i].symbol,
+            space_group_number=readings[i].number,
+            symprec=readings[i].symprec,
+            formula_units=readings[i].crystal.num_atoms // sizes[found[i][0]] or 1,
+            count=0,
+            samples=samples,
+            source="prototype",
+            prototype=formula_of(found[i][1].like, found[i][1].amounts),
+        )
+        for rank, i in enumerate(sorted(firsts)[:count], start=1)
+    ]
+
+
+def _read(proposal: Proposal) -> Reading:
+    """Its own symmetry, which is exact: looser tolerances would take true distortions away."""
+    crystal = Crystal(proposal.crystal.atomic_numbers, proposal.crystal.frac_coords, proposal.crystal.lattice)
+    try:
+        number, symbol = space_group(crystal, SYMPREC)
+        return Reading(niggli_reduce(symmetrize(crystal, SYMPREC)), number, symbol, SYMPREC)
+    except InputError:
+        return Reading(crystal, 1, "P1", None)
+
+
+def merged(generated: Sequence[Candidate], prototypes: Sequence[Candidate]) -> list[Candidate]:
+    """Both lists as one, each crystal once: in turns, beginning with the prototypes'.
+
+    A crystal that both found has the prototype's geometry, whose symmetry is exact, the generator's count, and the
+    better of its two places.
+    """
+    every = [*prototypes, *generated]
+    places = [*(2 * i for i in range(len(prototypes))), *(2 * i + 1 for i in range(len(generated)))]
+    kept: list[tuple[int, Candidate]] = []
+    for group in same_crystals([one.crystal for one in every]):
+        first = every[group[0]]
+        others = [every[i] for i in group if i >= len(prototypes)]
+        if group[0] < len(prototypes) and others:
+            first = replace(
+                first,
+                source="both",
+                count=sum(one.count for one in others),
+                sample_indices=tuple(pair for one in others for pair in one.sample_indices),
+            )
+        kept.append((min(places[i] for i in group), first))
+    kept.sort(key=lambda item: item[0])
+    return [replace(one, rank=rank) for rank, (_, one) in enumerate(kept, start=1)]

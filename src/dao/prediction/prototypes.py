@@ -1,0 +1,206 @@
+"""Crystals proposed for a composition: its elements on the sites of known prototypes of the same anonymous formula.
+
+Elements replace each other one-to-one among those of equal count, every such assignment being a candidate of its own;
+candidates are ordered by how alike the elements are to those that the prototype was seen with, and geometric
+near-duplicates are dropped. Nothing but the composition is used, and no chance enters.
+
+Shapes: G prototypes with the target's counts, M element sets of all of them, S slots, P assignments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dao.crystal import DEFAULT_LIMITS, Crystal
+from dao.element_distances import element_distances
+from dao.geometry.fingerprint import BINS, fingerprint
+from dao.prediction.prototype_table import Counts, Prototype, PrototypeTable
+from dao.prediction.substitution import DUPLICATE, MAX_ASSIGNMENTS, assignments, best_assignment
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+NEAR = 0.02
+"""Distance at which a neighbour of :data:`NEIGHBOURS` weighs half of what one of the same elements does."""
+
+NEIGHBOURS = 5
+"""Element sets of a prototype whose volumes say how far it is from the per-element volumes."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One proposed crystal.
+
+    Attributes:
+        crystal: the target's elements on the prototype's sites.
+        prototype: its number in the table.
+        space_group: 1 to 230.
+        like: elements of the most similar known crystal, in the order of the slots.
+        amounts: atoms on each slot.
+        distance: how far the target's elements are from those, 0 for the same elements (dimensionless).
+
+    """
+
+    crystal: Crystal
+    prototype: int
+    space_group: int
+    like: tuple[int, ...]
+    amounts: Counts
+    distance: float
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Prototypes of one multiset of counts, their element sets end to end."""
+
+    numbers: Integers  # (G,)
+    elements: Integers  # (M, S)
+    first: Integers  # (G,) first set of each
+
+
+@dataclass(frozen=True, eq=False)
+class Proposer:
+    """A table ready for :meth:`propose`."""
+
+    table: PrototypeTable
+    distances: Floats
+    _groups: dict[Counts, _Group] = field(default_factory=dict, repr=False)
+    _known: dict[int, tuple[Prototype, Floats]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, table: PrototypeTable) -> Proposer:
+        """With the distance between elements that the table's volumes complete."""
+        return cls(table, element_distances(table.atomic_volumes))
+
+    @classmethod
+    def load(cls, path: Path) -> Proposer:
+        """Of the table in a file.
+
+        Raises:
+            InputError: no such file, or no table.
+
+        """
+        return cls.of(PrototypeTable.load(path))
+
+    def propose(
+        self, atomic_numbers: Sequence[int], count: int, *, exclude_same_composition: bool = False
+    ) -> list[Proposal]:
+        """Up to ``count`` distinct crystals of that composition, those from the most similar elements first.
+
+        Args:
+            atomic_numbers: the elements of one primitive cell, in any order.
+            count: most proposals wanted.
+            exclude_same_composition: do as if crystals of this very composition had not been seen.
+
+        Raises:
+            InputError: no atoms, or an element outside 1 to 94.
+
+        """
+        composition = Counter(int(number) for number in atomic_numbers)
+        DEFAULT_LIMITS.check_composition(composition, "composition")
+        slots = sorted((amount, number) for number, amount in composition.items())
+        amounts, target = np.array([amount for amount, _ in slots]), np.array([number for _, number in slots])
+        group = self._group(tuple(amounts.tolist()))
+        found: list[Proposal] = []
+        if group is None:
+            return found
+        seen = np.empty((count, len(target) ** 2 * BINS))
+        for number, way, nearest in self._candidates(group, target, amounts, exclude_same_composition):
+            if len(found) == count:
+                break
+            prototype, mark = self._prototype(number)
+            back = np.argsort(way)
+            turned = mark[back][:, back].ravel()
+            known = seen[: len(found)]
+            if (np.abs(known - turned).sum(1) < DUPLICATE * 0.5 * (known.sum(1) + turned.sum())).any():
+                continue
+            seen[len(found)] = turned
+            elements = target[way]
+            costs = self._costs(prototype.elements, elements, amounts, exclude_same_composition)
+            volume = float(self.table.atomic_volumes[elements] @ amounts) * _volume_ratio(prototype, costs)
+            found.append(
+                Proposal(
+                    prototype.crystal(elements, volume),
+                    number,
+                    prototype.space_group,
+                    tuple(prototype.elements[int(costs.argmin())].tolist()),
+                    tuple(amounts.tolist()),
+                    nearest,
+                )
+            )
+        return found
+
+    def _costs(self, sets: Integers, elements: Integers, amounts: Integers, exclude_same: bool) -> Floats:  # noqa: FBT001
+        """(M,) distance of element sets to the elements on the same slots; infinite for the same composition."""
+        costs = self.distances[sets, elements] @ (amounts / amounts.sum())
+        return np.where(_same(sets, elements, amounts), np.inf, costs) if exclude_same else costs
+
+    def _candidates(
+        self,
+        group: _Group,
+        target: Integers,
+        amounts: Integers,
+        exclude_same: bool,  # noqa: FBT001
+    ) -> Iterator[tuple[int, Integers, float]]:
+        """Prototype, the target's slot for each of its slots, and distance to the nearest set, nearest first."""
+        if math.prod(math.factorial(same) for same in Counter(amounts.tolist()).values()) <= MAX_ASSIGNMENTS:
+            every = assignments(amounts.tolist())
+            cost = self.distances[group.elements[:, None, :], target[every]] @ (amounts / amounts.sum())  # (M, P)
+            if exclude_same:
+                cost[_same(group.elements, target, amounts)] = np.inf
+            cost = np.minimum.reduceat(cost, group.first, axis=0)  # (G, P)
+            ways = np.broadcast_to(every, (*cost.shape, len(target)))
+        else:
+            best = np.stack([best_assignment(self.distances, own, target, amounts) for own in group.elements])
+            own = self.distances[group.elements, target[best]] @ (amounts / amounts.sum())
+            if exclude_same:
+                own[_same(group.elements, target, amounts)] = np.inf
+            last = np.append(group.first[1:], len(own))
+            nearest = np.array([a + own[a:b].argmin() for a, b in zip(group.first, last, strict=True)])
+            cost, ways = own[nearest][:, None], best[nearest][:, None]
+        for flat in np.argsort(cost, axis=None, kind="stable").tolist():
+            i, way = divmod(flat, cost.shape[1])
+            if math.isinf(cost[i, way]):
+                return
+            yield int(group.numbers[i]), ways[i, way], float(cost[i, way])
+
+    def _group(self, counts: Counts) -> _Group | None:
+        if counts not in self._groups:
+            numbers = self.table.groups.get(counts)
+            if numbers is None:
+                return None
+            sets = [self.table.sets(number) for number in numbers.tolist()]
+            first = np.concatenate([[0], np.cumsum([len(one) for one in sets])[:-1]])
+            self._groups[counts] = _Group(numbers, np.concatenate(sets), first)
+        return self._groups[counts]
+
+    def _prototype(self, number: int) -> tuple[Prototype, Floats]:
+        """With its fingerprint by slots."""
+        if number not in self._known:
+            prototype = self.table.prototype(number)
+            # slots as elements, which are distinct
+            crystal = prototype.crystal(np.arange(1, len(prototype.amounts) + 1), float(prototype.amounts.sum()))
+            mark = fingerprint(crystal.atomic_numbers - 1, crystal.frac_coords, crystal.lattice)
+            self._known[number] = prototype, mark
+        return self._known[number]
+
+
+def _same(sets: Integers, elements: Integers, amounts: Integers) -> npt.NDArray[np.bool_]:
+    """(M,) which sets are of the same composition as these elements, whichever slots of equal count they are on."""
+    key = amounts * 1000
+    return np.asarray((np.sort(sets + key, axis=1) == np.sort(elements + key)).all(1))
+
+
+def _volume_ratio(prototype: Prototype, costs: Floats) -> float:
+    """By how much crystals of this prototype with the most similar elements are larger than their elements say."""
+    nearest = np.argsort(costs, kind="stable")[:NEIGHBOURS]
+    nearest = nearest[np.isfinite(costs[nearest])]
+    weights = prototype.members[nearest] / (NEAR + costs[nearest])
+    return float(np.exp(weights @ np.log(prototype.volume_ratios[nearest]) / weights.sum()))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from symmetric_toys import KINDS, assert_has_operations, disguised, symmetric_crystal
+from toys import toy, toy_crystals
+
+from dao.crystal import Crystal
+from dao.data.store import pack_crystals
+from dao.elements import ATOMIC_NUMBERS
+from dao.errors import InputError
+from dao.evaluation.matching import rms_distance
+from dao.prediction.prototype_build import build_table
+from dao.prediction.prototype_table import PrototypeTable, commonest
+from dao.prediction.prototypes import Proposer
+
+
+def table_of(*crystals: Crystal) -> PrototypeTable:
+    return build_table(pack_crystals(crystals), {"source": "toys"})
+
+
+def numbers(*symbols: str) -> list[int]:
+    return [ATOMIC_NUMBERS[symbol] for symbol in symbols]
+
+
+KCL = toy("rocksalt", ("K", "Cl"), 6.3, "KCl")
+PBTE = toy("rocksalt", ("Pb", "Te"), 6.5, "PbTe")
+NACL = toy("rocksalt", ("Na", "Cl"), 5.6, "NaCl")
+GAAS = toy("zincblende", ("Ga", "As"), 5.65, "GaAs")
+
+
+@pytest.fixture(scope="module")
+def toys() -> PrototypeTable:
+    return table_of(*toy_crystals())
+
+
+def test_isostructural_crystals_are_one_prototype(toys: PrototypeTable) -> None:
+    rows = commonest(toys, 10)
+    assert [(row["formula"], row["space_group_number"], row["members"]) for row in rows] == [
+        ("AB", 225, 20),
+        ("AB", 216, 9),
+        ("ABC3", 221, 9),
+        ("AB", 221, 6),
+        ("AB2", 225, 6),
+    ]
+    assert (toys.record["crystals"], toys.record["prototypes"], toys.record["single_member"]) == (50, 5, 0)
+    # each rocksalt, whichever element moyo put on which position, has its elements on the same slots
+    sets = {
+        tuple(sorted(one))
+        for one in next(one for one in map(toys.prototype, range(5)) if len(one.members) == 20).elements.tolist()
+    }
+    assert len(sets) == 20
+
+
+def test_free_coordinates_and_shape_are_averaged() -> None:
+    rng = np.random.default_rng(0)
+    middle = symmetric_crystal(166, rng)
+    shift = np.array([0.001, 0.0, 0.0])
+    elements = {8: 16, 14: 32, 22: 40}
+    renamed = tuple((elements[element], letter) for element, letter in middle.orbits)
+    free = np.array([degree > 0.0 for degree in middle.free_coords[:, 0]])[:, None]
+    members = [
+        replace(middle, free_coords=middle.free_coords + shift * free),
+        replace(middle, free_coords=middle.free_coords - shift * free, orbits=renamed),
+    ]
+    table = table_of(*(disguised(one.crystal(f"member-{i}"), rng) for i, one in enumerate(members)))
+    assert len(table) == 1
+    found = table.prototype(0)
+    assert found.members.sum() == 2
+    made = Proposer.of(table).propose(middle.crystal().atomic_numbers.tolist(), 1)[0].crystal
+    distance = rms_distance((made, middle.crystal()))
+    assert distance is not None
+    assert distance < 1e-4
+    apart = rms_distance((members[0].crystal(), middle.crystal()))
+    assert apart is not None
+    assert apart > 5e-4, "the members themselves are farther off"
+
+
+def test_other_structures_are_not_averaged() -> None:
+    """Two members of a space group and its positions, which are no variants of each other."""
+    rng = np.random.default_rng(1)
+    one, two = symmetric_crystal(62, rng), symmetric_crystal(62, rng)
+    assert len(table_of(one.crystal("one"), two.crystal("two"))) == 2
+
+
+@pytest.mark.parametrize("space_group", sorted(KINDS))
+def test_proposals_have_the_exact_symmetry(space_group: int) -> None:
+    rng = np.random.default_rng(space_group)
+    known = symmetric_crystal(space_group, rng)
+    table = table_of(disguised(known.crystal("known"), rng))
+    assert table.prototype(0).space_group == space_group
+    others = {8: 16, 14: 32, 22: 40}
+    cell = [others[int(number)] for number in known.crystal().atomic_numbers]
+    proposal = Proposer.of(table).propose(cell, 1)[0]
+    assert sorted(proposal.crystal.atomic_numbers.tolist()) == sorted(cell)
+    assert_has_operations(proposal.crystal, space_group)
+    back = Crystal(
+        [{16: 8, 32: 14, 40: 22}[int(z)] for z in proposal.crystal.atomic_numbers],
+        proposal.crystal.frac_coords,
+        proposal.crystal.lattice,
+    )
+    # equal counts may exchange their elements, but of the elements seen the first proposal is the crystal itself
+    own = Proposer.of(table).propose(known.crystal().atomic_numbers.tolist(), 1)[0]
+    distance = rms_distance((own.crystal, known.crystal()))
+    assert distance is not None
+    assert distance < 1e-3
+    assert back.num_atoms == known.crystal().num_atoms
+
+
+def test_most_similar_elements_come_first(toys: PrototypeTable) -> None:
+    proposer = Proposer.of(toys)
+    first, *_ = proposer.propose(numbers("Na", "Br"), 5, exclude_same_composition=True)
+    assert first.space_group == 225
+    assert set(first.like) & set(numbers("Na", "Br", "K", "Cl"))
+    assert proposer.propose(numbers("Al", "As"), 5, exclude_same_composition=True)[0].space_group == 216
+    found = proposer.propose(numbers("Sr", "Ti", "O", "O", "O"), 5)
+    assert found[0].distance == 0.0
+    assert found[0].like == tuple(numbers("Sr", "Ti", "O"))[: len(found[0].like)] or set(found[0].like) == {38, 22, 8}
+    assert [one.distance for one in found] == sorted(one.distance for one in found)
+
+
+def test_a_composition_can_be_left_out_of_what_is_known() -> None:
+    proposer = Proposer.of(table_of(NACL, KCL, PBTE, GAAS))
+    with_own = proposer.propose(numbers("Na", "Cl"), 10)
+    without = proposer.propose(numbers("Na", "Cl"), 10, exclude_same_composition=True)
+    assert with_own[0].distance == 0.0
+    assert without[0].distance > 0.0
+    assert set(without[0].like) != {11, 17}
+    assert Proposer.of(table_of(NACL)).propose(numbers("Na", "Cl"), 10, exclude_same_composition=True) == []
+    assert Proposer.of(table_of(NACL)).propose(numbers("K", "Cl"), 10, exclude_same_composition=True) != []
+    # elements the other way round are of the same composition
+    assert Proposer.of(table_of(NACL)).propose(numbers("Cl", "Na"), 10, exclude_same_composition=True) == []
+
+
+def test_nothing_is_proposed_for_other_counts(toys: PrototypeTable) -> None:
+    assert Proposer.of(toys).propose(numbers("Na", "Na", "Na", "Cl"), 5) == []
+    assert Proposer.of(toys).propose(numbers("Na", "Na", "Cl", "Cl"), 5) == []
+    with pytest.raises(InputError, match="composition"):
+        Proposer.of(toys).propose([], 5)
+
+
+def test_volume_is_that_of_similar_crystals() -> None:
+    """Zincblendes are more open than rocksalts of the same elements; the per-element volumes cannot tell."""
+    salts = [toy("rocksalt", pair, 5.0, f"r{i}") for i, pair in enumerate((("Na", "F"), ("K", "F"), ("Rb", "F")))]
+    open_ones = [toy("zincblende", pair, 6.3, f"z{i}") for i, pair in enumerate((("Na", "F"), ("K", "F"), ("Rb", "F")))]
+    found = Proposer.of(table_of(*salts, *open_ones)).propose(numbers("Cs", "F"), 2)
+    volumes = {one.space_group: one.crystal.volume for one in found}
+    assert volumes[216] / volumes[225] == pytest.approx((6.3 / 5.0) ** 3, rel=0.02)
+
+
+def test_saved_and_read(toys: PrototypeTable, tmp_path: Path) -> None:
+    path = tmp_path / "toys.safetensors"
+    toys.save(path)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    again = PrototypeTable.load(path)
+    assert again.record == toys.record
+    assert again.fingerprint == toys.fingerprint
+    wanted = Proposer.of(toys).propose(numbers("Na", "Cl"), 5)
+    for one, two in zip(wanted, Proposer.load(path).propose(numbers("Na", "Cl"), 5), strict=True):
+        assert np.array_equal(one.crystal.lattice, two.crystal.lattice)
+        assert np.array_equal(one.crystal.frac_coords, two.crystal.frac_coords)
+    assert b"rocksalt-" not in path.read_bytes(), "no ids"
+
+
+@pytest.mark.parametrize("broken", ["free_coords", "orbit_slot", "elements", "volume_ratio", "metric"])
+def test_tables_that_are_none_are_refused(toys: PrototypeTable, tmp_path: Path, broken: str) -> None:
+    wrong = dict(toys.arrays)
+    values = wrong[broken].copy()
+    values.flat[0] = 99 if broken == "orbit_slot" else 200 if broken == "elements" else np.nan
+    wrong[broken] = values
+    path = tmp_path / "broken.safetensors"
+    replace(toys, arrays=wrong).save(path)
+    with pytest.raises(InputError, match="not a table of prototypes"):
+        PrototypeTable.load(path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(InputError, match="not a table of prototypes"):
+        PrototypeTable.load(path)
+    with pytest.raises(InputError, match="missing"):
+        PrototypeTable.load(tmp_path / "missing.safetensors")

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import toy, toy_crystals, write_parquet
+
+from dao.cli import main
+from dao.crystal import Crystal
+from dao.data.store import pack_crystals
+from dao.elements import ATOMIC_NUMBERS
+from dao.errors import InputError
+from dao.prediction import sources
+from dao.prediction.proposals import merged, proposed
+from dao.prediction.prototype_build import build_table
+from dao.prediction.prototypes import Proposer
+from dao.prediction.ranking import Candidate, rank_by_recurrence
+from dao.prediction.sources import Sources, choose_sources
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "toys.safetensors"
+    build_table(pack_crystals(toy_crystals()), {"source": "toys", "splits": []}).save(path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def generated(*crystals: Crystal) -> list[Candidate]:
+    samples = [(1, i, one) for i, one in enumerate(crystals)]
+    return rank_by_recurrence("NaCl", 2, samples, total=len(samples), source="generator")
+
+
+def test_both_sources_in_turns_each_crystal_once(table: Path) -> None:
+    cell = {1: (ATOMIC_NUMBERS["Na"], ATOMIC_NUMBERS["Cl"])}
+    own = proposed(Proposer.load(table), "NaCl", cell, 20, samples=5)
+    assert [one.rank for one in own] == [1, 2, 3]
+    assert {one.space_group for one in own} == {"Fm-3m", "F-43m", "Pm-3m"}
+    assert {one.source for one in own} == {"prototype"}
+    assert own[0].prototype == "NaCl"
+    assert {one.formula_units for one in own} == {1}
+    second = next(one for one in own if one.space_group == "F-43m")
+    zincblende = toy("zincblende", ("Na", "Cl"), 6.1)
+    strange = Crystal([11, 17], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.3]], 3.0 * np.diag([1.0, 1.0, 2.3]))
+    others = generated(zincblende, zincblende, zincblende, strange, strange)
+    both = merged(others, own)
+    assert [one.rank for one in both] == [1, 2, 3, 4]
+    # the generator's first is one of the prototypes', and moves up to the second place
+    assert [both[0].source, both[1].source] == ["prototype", "both"]
+    assert both[1].space_group == "F-43m"
+    assert (both[1].count, both[1].sample_indices) == (3, ((1, 0), (1, 1), (1, 2)))
+    assert both[1].crystal is second.crystal
+    assert sorted(one.source for one in both) == ["both", "generator", "prototype", "prototype"]
+    for alone, kept in ((merged(others, []), others), (merged([], own), own)):
+        assert [one.record() for one in alone] == [one.record() for one in kept]
+    assert {one.record()["prototype"] for one in others} == {None}
+
+
+def test_choice_of_sources(table: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sources, "TABLES", tmp_path)
+    assert choose_sources(None) == Sources()
+    assert choose_sources(None, table).names == "generator,prototypes"
+    assert choose_sources("prototypes", table) == Sources(generator=False, table=table)
+    with pytest.raises(InputError, match="neither a shipped table"):
+        choose_sources("prototypes")
+    (tmp_path / "mp20.safetensors").write_bytes(table.read_bytes())
+    assert choose_sources(None) == Sources(table=tmp_path / "mp20.safetensors")
+    assert choose_sources("generator") == Sources()
+    for bad in ("", "guess", "generator,guess"):
+        with pytest.raises(InputError, match="sources"):
+            choose_sources(bad)
+    with pytest.raises(InputError, match="not among them"):
+        choose_sources("generator", table)
+
+
+def test_build_list_and_predict(run: Run, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "known.parquet", toy_crystals())
+    code, _, said = run("prototypes", "build", "known.parquet:train", "--out", "known.safetensors")
+    assert code == 0
+    assert "5 prototypes of 40 crystals" in said
+    code, out, _ = run("prototypes", "list", "--table", "known.safetensors", "--format", "json")
+    listed = json.loads(out)
+    assert code == 0
+    assert listed["record"]["splits"] == ["train"]
+    assert len(listed["prototypes"]) == 5
+    code, out, _ = run("prototypes", "list", "NaCl", "--table", "known.safetensors", "--cells", "1")
+    assert code == 0
+    assert "Fm-3m" in out
+    arguments = ("--sources", "prototypes", "--table", "known.safetensors", "--cells", "1", "--quiet")
+    code, out, _ = run("predict", "SrTiO3", *arguments, "--format", "json")
+    assert code == 0
+    # and titanium on the large site
+    record, _ = json.loads(out)
+    assert (record["source"], record["space_group"], record["count"]) == ("prototype", "Pm-3m", 0)
+    assert list((tmp_path / "predictions" / "SrTiO3").glob("*.cif"))
+    # an anonymous formula that the table does not have
+    code, _, said = run("predict", "Li3N", *arguments)
+    assert code == 3
+    assert "1 formulas got no candidate" in said
+    assert "no prototype" in (tmp_path / "predictions" / "failures.json").read_text(encoding="utf-8")
+
+
+def test_left_out_by_id(run: Run, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "known.parquet", toy_crystals())
+    command = (
+        "prototypes",
+        "build",
+        "known.parquet",
+        "--leave-out",
+        "known.parquet:val,test",
+        "--out",
+        "t.safetensors",
+    )
+    code, _, said = run(*command)
+    assert code == 0
+    assert "of 40 crystals" in said
+    code, out, _ = run("prototypes", "list", "--table", "t.safetensors", "--format", "json")
+    (left_out,) = json.loads(out)["record"]["left_out"]
+    assert left_out == {"source": "known.parquet", "splits": ["val", "test"], "by_id": 10}
+
+
+def test_evaluation_of_prototypes(run: Run, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "known.parquet", toy_crystals())
+    assert run("prototypes", "build", "known.parquet:train", "--out", "t.safetensors", "--quiet")[0] == 0
+    command = ["evaluate", "csp", "--sources", "prototypes", "--table", "t.safetensors", "--data", "known.parquet"]
+    command += ["--split", "test", "--k", "1,3", "--quiet", "--format", "json", "--out", "out"]
+    code, out, _ = run(*command)
+    assert code == 0
+    rows = {row["k"]: row for row in json.loads(out)}
+    assert rows["3"]["unfiltered"].startswith("100.0")
+    assert rows["1"]["unfiltered"] == rows["ranked"]["unfiltered"]
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "5 of 40 crystals of known.parquet (train)" in report
+    # the same command does nothing twice, and another table is another evaluation
+    assert run(*command)[1] == out
+    assert run("prototypes", "build", "known.parquet:val", "--out", "t.safetensors", "--quiet")[0] == 0
+    code, _, said = run(*command)
+    assert code == 2
+    assert "made with another prototypes" in said
+    for source in ("known.parquet", "known.parquet:train,test"):
+        assert run("prototypes", "build", source, "--out", "t.safetensors", "--quiet")[0] == 0
+        code, _, said = run(*command[:-1], "new")
+        assert code == 2
+        assert "was built from the crystals of known.parquet of split test" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prototypes", "build", "nothing.parquet", "--out", "t.safetensors"), "neither a file"),
+        (("prototypes", "build", "nothing.parquet", "--out", "t.json"), "something.safetensors"),
+        (("prototypes", "list", "--table", "nothing"), "neither a shipped table"),
+        (("predict", "NaCl", "--sources", "guess"), "--sources 'guess'"),
+        (("evaluate", "csp", "--sources", "prototypes", "--table", "nothing"), "neither a shipped table"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    code, _, said = run(*arguments)
+    assert code == 2
+    assert message in said
+    assert said.count("\n") == 1
