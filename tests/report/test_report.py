@@ -122,7 +122,7 @@ def test_the_policy_allows_the_two_scripts_only() -> None:
 def test_the_table_is_complete_and_its_cifs_are_the_candidates() -> None:
     known = with_energies(TWO, [0.0123, 0.25], [0.02, 0.05])
     found = Page(page(Report(formula="NaCl", candidates=known, doubts={2: "over 20 atoms"})))
-    first, second = found.rows[1:3]
+    first, second, remark = found.rows[1:4]
     text = ["|".join(part.strip() for part in row) for row in (first, second)]
     assert text[0].startswith(
         "1|Fm3\u0305m (225)|0.012 \u00b1 0.020|3 of 20|22.4|2 (1)|5.64, 5.64, 5.64|90.0, 90.0, 90.0|generator"
@@ -130,8 +130,9 @@ def test_the_table_is_complete_and_its_cifs_are_the_candidates() -> None:
     assert text[1].startswith(
         "2|Pm3\u0305m (221)|0.250 \u00b1 0.050|1 of 20|21.4|2 (1)|3.50, 3.50, 3.50|90.0, 90.0, 90.0|generator"
     )
-    assert "Found only once in 20 samples." in text[1]
-    assert "The predictor doubts its energy: over 20 atoms." in text[1]
+    # of the second alone, below it
+    assert "Found only once in 20 samples." in remark[1]
+    assert "The predictor doubts its energy: over 20 atoms." in remark[1]
     headings = found.rows[0]
     assert len(headings) == len(first) == len(second)
     assert sum(tag == "th" and one.get("scope") == "col" for tag, one in found.tags) == len(headings)
