@@ -52,7 +52,8 @@ class Place:
         """The same command for another folder; what comes later goes before what comes earlier."""
         given = ["--weights", self.folder / "weights", "--data", self.folder / "mp20.parquet", "--device", "cpu"]
         given += ["--prototypes", self.folder / "prototypes.json", "--batch-size", "4", "--quiet"]
-        return ["evaluate", "csp", *map(str, given), "--k", "1,2", "--seeds", "2", *more, "--out", str(out)]
+        given += ["--rank", "recurrence", "--k", "1,2", "--seeds", "2"]
+        return ["evaluate", "csp", *map(str, given), *more, "--out", str(out)]
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ from dao.evaluation.energy_metrics import (
 from dao.evaluation.energy_report import energy_report
 from dao.evaluation.energy_uncertainty import Uncertainty, uncertainty
 from dao.evaluation.metrics import Bootstrap
-from dao.evaluation.run import training_note
+from dao.evaluation.notes import training_note
 from dao.evaluation.scores import plain
 from dao.evaluation.targets import NAMES, crystals_fingerprint
 from dao.prediction.energies import csv_text, doubts, predict_with_errors, reduced

@@ -33,6 +33,7 @@ from dao.evaluation.csp import Matching, Predicted, Sampling
 from dao.evaluation.figures import write_figures
 from dao.evaluation.matching import match_pairs
 from dao.evaluation.metrics import Bootstrap, over_seeds, ranked_row, rows
+from dao.evaluation.notes import sampler_note, training_note
 from dao.evaluation.polymorphs import Polymorph, polymorph_groups, polymorphs
 from dao.evaluation.predictions import Failure, PredictionSet
 from dao.evaluation.published import published
@@ -141,7 +142,7 @@ def evaluate_generator(
         "Predictions": title or f"weights {config.name}",
         "Parameters": f"{model.parameters_count / 1e6:.2f} M",
         "Network evaluations": f"{spent * walks:.0f} a sample ({spent} a walk, {walks:.2f} walks)",
-        "Sampler": _sampler(plans[0].settings),
+        "Sampler": sampler_note(plans[0].settings),
         **({} if judge.guidance is None else {"Guidance": guidance_note(judge.guidance)}),
         "Seeds": ", ".join(map(str, seeds)) + (f" (k above 1: {seeds[0]} alone)" if len(seeds) > 1 else ""),
         "Pretraining": str(config.training.get("pretraining") or "none"),
@@ -344,25 +345,6 @@ def _settings(targets: Targets, how: How, described: dict[str, str]) -> dict[str
         "Time limit of a comparison": f"{how.seconds:g} s",
         "Versions": f"dao {version('dao-crystal')}, pymatgen-core {version('pymatgen-core')}",
     }
-
-
-def _sampler(settings: SamplerSettings) -> str:
-    parts = [f"{settings.method}, {settings.steps} steps"]
-    if settings.coordinate_velocity_scale or settings.lattice_velocity_scale:
-        parts.append(
-            f"velocity scale {settings.coordinate_velocity_scale:g} (coordinates),"
-            f" {settings.lattice_velocity_scale:g} (lattice)"
-        )
-    parts += [f"at most {settings.attempts} walks a sample", settings.precision]
-    return ", ".join(parts)
-
-
-def training_note(record: Mapping[str, Any]) -> str:
-    """The training record of a model in a line: crystals seen, data, hours, device."""
-    if not record:
-        return "not recorded"
-    crystals, hours = float(record.get("crystals_seen", 0)), record.get("hours")
-    return f"{crystals / 1e6:.2f} M crystals of {record.get('data')}, {hours} h on {record.get('device')}"
 
 
 def _prototype_section(targets: Targets, prototypes: Mapping[str, Sequence[float | None]]) -> str:

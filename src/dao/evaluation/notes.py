@@ -1,0 +1,30 @@
+"""What a report says of a model in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dao.processes.config import SamplerSettings
+
+
+def sampler_note(settings: SamplerSettings) -> str:
+    """Method, steps and all that samples depend on."""
+    parts = [f"{settings.method}, {settings.steps} steps"]
+    if settings.coordinate_velocity_scale or settings.lattice_velocity_scale:
+        parts.append(
+            f"velocity scale {settings.coordinate_velocity_scale:g} (coordinates),"
+            f" {settings.lattice_velocity_scale:g} (lattice)"
+        )
+    parts += [f"at most {settings.attempts} walks a sample", settings.precision]
+    return ", ".join(parts)
+
+
+def training_note(record: Mapping[str, Any]) -> str:
+    """The training record of a model: crystals seen, data, hours, device, and what it was trained on before."""
+    if not record:
+        return "not recorded"
+    crystals, hours = float(record.get("crystals_seen", 0)), record.get("hours")
+    before = f"{record['pretraining']}; then " if record.get("pretraining") else ""
+    return f"{before}{crystals / 1e6:.2f} M crystals of {record.get('data')}, {hours} h on {record.get('device')}"
