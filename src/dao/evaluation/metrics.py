@@ -243,8 +243,11 @@ class Bootstrap:
         total = self._counts @ below
         # a resample without a single match has no RMSE
         kept = total > 0
+        value = float(above.sum() / below.sum())
+        if not kept.any():  # few resamples, and one match
+            return Interval(value, math.nan, math.nan)
         low, high = np.percentile((self._counts @ above)[kept] / total[kept], [2.5, 97.5]).tolist()
-        return Interval(float(above.sum() / below.sum()), low, high)
+        return Interval(value, low, high)
 
     def of(self, statistic: Callable[[Float64[np.ndarray, " m"]], float]) -> Interval:
         """Any figure of M weights, how often each target is there; resamples in which it is nan are left out."""
