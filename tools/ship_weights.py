@@ -79,6 +79,10 @@ def main() -> None:
     parser.add_argument("--calibrate", type=Path, action="append", default=[], help="file with a validation split")
     options = parser.parse_args()
     model = MODELS[read_config(options.source).model].load(options.source)
+    if isinstance(model, Generator) and options.calibrate:
+        parser.error("--calibrate is for predictors")
+    if isinstance(model, Predictor) and (options.symmetry or options.steps):
+        parser.error("--symmetry and --steps are for generators")
     if isinstance(model, Generator):
         model = for_sampling(model, options.symmetry, options.steps)
     elif isinstance(model, Predictor) and options.calibrate:

@@ -228,6 +228,15 @@ class Predictor(CrystalModel):
 
         """
         self._fit(labels, self.config.label, self.energy_mean, self.energy_deviation)
+        self.fit_auxiliary(labels)
+
+    def fit_auxiliary(self, labels: dict[str, Tensor]) -> None:
+        """The same for the second label alone, if there is one.
+
+        Raises:
+            InputError: none is known.
+
+        """
         if self.config.auxiliary is not None:
             self._fit(labels, self.config.auxiliary, self.auxiliary_mean, self.auxiliary_deviation)
 

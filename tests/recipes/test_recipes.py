@@ -170,3 +170,11 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as error:
             load(name)
         assert "\n" not in str(error.value)
+
+
+def test_no_elastic_energy_is_added_to_what_is_none() -> None:
+    with pytest.raises(InputError, match=r"energy\.deformed_share adds elastic energies to labels, and band_gap is no"):
+        load_any("pool-predictor-small", {"label": "band_gap"})
+    recipe = load_any("pool-predictor-small", {"label": "band_gap", "energy.deformed_share": "0"})
+    assert isinstance(recipe, PredictorRecipe)
+    assert recipe.labels == ("band_gap", "formation_energy")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -16,6 +17,7 @@ from dao.data.store import pack_crystals
 from dao.models import Predictor
 from dao.recipes.schema import EnergyRecipe
 from dao.training.fit import TrainingNoise
+from dao.training.initial import load_initial_weights
 from dao.training.objectives import (
     LARGEST_EXPONENT,
     Objective,
@@ -252,3 +254,15 @@ def test_a_second_label_is_learned_beside_the_first() -> None:
     torch.testing.assert_close(made.total, rest + 2.0 * made.parts["auxiliary"])
     model.fit_energies({"e_above_hull": LABELS, "formation_energy": second})
     assert model.auxiliary_mean.item() == pytest.approx(second[10:].mean().item())
+
+
+def test_weights_with_another_second_label_have_it_fitted_anew(tmp_path: Path) -> None:
+    """Head and scaler of the old one would be of another quantity."""
+    tiny_predictor(auxiliary="band_gap", errors=True).save(tmp_path)
+    model = tiny_predictor(auxiliary="formation_energy", seed=1)
+    kept = [parameter.clone() for parameter in model.auxiliary_head.parameters()] if model.auxiliary_head else []
+    labels = {"e_above_hull": LABELS, "formation_energy": -3.0 * LABELS}
+    load_initial_weights(model, str(tmp_path), replace(PACKED, labels=labels))
+    assert model.auxiliary_mean.item() == pytest.approx(-3.0 * LABELS[LABELS.isfinite()].mean().item(), rel=1e-5)
+    assert model.auxiliary_head is not None
+    assert all(torch.equal(one, two) for one, two in zip(kept, model.auxiliary_head.parameters(), strict=True))

@@ -68,13 +68,13 @@ def energy(
     from dao.prediction.energies import (
         csv_text,
         energy_records,
-        load_predictor,
+        load_energy_predictor,
         predict_with_errors,
         read_structures,
         write_energies,
     )
 
-    model = load_predictor(source, device)
+    model = load_energy_predictor(source, device)
     structures = read_structures(files)
     said = predict_with_errors(model, structures.crystals, batch_size=batch_size, progress=not quiet)
     records = energy_records(model, structures, said)

@@ -36,7 +36,7 @@ Examples:
   dao predict SrTiO3
   dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
   dao predict --file formulas.txt --format json --quiet > candidates.json
-  dao predict SrTiO3 --sources prototypes
+  dao predict SrTiO3 --sources prototypes --table mp20.safetensors
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
   dao predict SrTiO3 --report
 

@@ -73,7 +73,7 @@ def relax(
     check_out_folder(out)
 
     from dao.cli.output import print_json, print_table
-    from dao.prediction.energies import load_predictor, read_structures, relax_to_folder
+    from dao.prediction.energies import load_energy_predictor, read_structures, relax_to_folder
     from dao.relaxation import RelaxationSettings
 
     settings = RelaxationSettings(
@@ -82,7 +82,7 @@ def relax(
         max_volume_change=max_volume_change,
         keep_symmetry=not break_symmetry,
     )
-    model = load_predictor(source, device)
+    model = load_energy_predictor(source, device)
     structures = read_structures(files)
     records, failures = relax_to_folder(model, structures, settings, out=out, batch_size=batch_size, progress=not quiet)
     if output == "json":

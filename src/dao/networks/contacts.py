@@ -38,7 +38,6 @@ def contacts(
     An atom's own images count, the atom itself does not.
     """
     n = frac_coords.shape[1]
-    n = frac_coords.shape[1]
     offset = frac_coords[:, None] - frac_coords[:, :, None]
     offset = ((offset - offset.round()) @ lattice[:, None]).flatten(1, 2)  # (B, N N, 3)
     neighbour, displacement = _neighbours(offset, lattice, (mask[:, :, None] & mask[:, None]).flatten(1))

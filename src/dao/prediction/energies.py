@@ -31,6 +31,9 @@ from dao.relaxation import RelaxationSettings, Relaxed, batches, relax
 
 RELAXED = "relaxed.jsonl"
 
+ENERGY = "e_above_hull"
+"""The label of predictors whose energies can be shown, ranked by and relaxed on."""
+
 _FIGURES = ("energy_before", "energy", "max_force", "iterations", "outcome")
 
 
@@ -85,6 +88,19 @@ def load_predictor(weights: Path | str, device: str) -> Predictor:
 
     """
     return Predictor.load(weights, device=choose_device(device))
+
+
+def load_energy_predictor(weights: Path | str, device: str) -> Predictor:
+    """The same, of energies above the hull alone.
+
+    Raises:
+        InputError: likewise, or it predicts another property.
+
+    """
+    model = load_predictor(weights, device)
+    if model.config.label != ENERGY:
+        raise InputError(f"{weights}: predicts {model.config.label}, and {ENERGY} is needed")
+    return model
 
 
 def reduced(crystal: Crystal) -> Crystal:

@@ -11,6 +11,9 @@ from dao.networks.config import NetworkConfig
 from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.processes.config import ProcessConfig, SamplerSettings, check_sampler
 
+ENERGIES = ("e_above_hull", "formation_energy")
+"""Labels in eV/atom that rise with an elastic energy."""
+
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -161,6 +164,11 @@ class PredictorRecipe(_CrystalRecipe):
     def _knows_no_symmetry(self) -> PredictorRecipe:
         if self.process.kind == "symmetric_flow" or self.network.space_groups:
             raise InputError("a predictor needs process flow or diffusion, and a network without space_groups")
+        if self.energy.deformed_share and self.label not in ENERGIES:
+            raise InputError(
+                f"energy.deformed_share adds elastic energies to labels, and {self.label} is no energy an atom:"
+                " --set energy.deformed_share=0"
+            )
         return self
 
 

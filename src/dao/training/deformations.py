@@ -1,9 +1,9 @@
 """Crystals near the labelled ones: the same in another setting, and deformed ones with the energy an elastic solid has.
 
-Labels are of relaxed crystals only. A network that has seen no others finds no minimum at them: its energies fall with
-the volume, and relaxation runs to its bounds. What a deformed crystal lies above its minimum is not in the data, but
-its size is known well enough to say on which side the minimum lies: bulk modulus times volume per atom varies far less
-from solid to solid than the modulus (Anderson & Nafe, 1965), and so do the forces that hold an atom in its place.
+Labels are of relaxed crystals only. A network that has seen no others finds no minimum at them: its energies rise
+with the volume, and relaxation runs to its bounds. What a deformed crystal lies above its minimum is not in the data,
+but its size is known well enough to say on which side the minimum lies: bulk modulus times volume per atom varies far
+less from solid to solid than the modulus (Anderson & Nafe, 1965), and so do the forces that hold an atom in its place.
 
 Shapes: B crystals, N atoms (padded).
 """
@@ -28,7 +28,7 @@ SHEAR = 5.1
 """Shear modulus times volume per atom, eV; likewise (3.4 to 7.1)."""
 
 SPRING = 5.0
-"""Force constant of an atom in its place, eV/A^2: 50 u at an Einstein frequency of 6 THz."""
+"""Force constant of an atom in its place, eV/A^2: 50 u at an Einstein frequency of 5 THz."""
 
 LARGEST_DILATION = 0.15
 """Largest standard deviation of the logarithm of the volume."""

@@ -23,6 +23,9 @@ from dao.symmetry_weights import load_symmetry
 ENERGY_STATE = ("energy_head.", "energy_mean", "energy_deviation", "error_head.")
 """Names, or their beginnings, of what in a predictor is of its label."""
 
+AUXILIARY_STATE = ("auxiliary_head.", "auxiliary_mean", "auxiliary_deviation")
+"""Likewise of its second label."""
+
 
 def fit_scalers(model: CrystalModel, training_set: PackedCrystals) -> None:
     """Fit how the process sees lattices; a symmetric one sees conventional cells."""
@@ -103,7 +106,10 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
             own = (*own, *ENERGY_STATE)
             model.fit_energies(training_set.labels)
             history += f" with label {other.config.label!r}, energy head and scaler begun anew"
-        elif model.config.beta != other.config.beta:
+        if model.config.auxiliary != other.config.auxiliary:
+            own = (*own, *AUXILIARY_STATE)
+            model.fit_auxiliary(training_set.labels)
+        if model.config.label == other.config.label and model.config.beta != other.config.beta:
             # its fitted energies are in these units
             raise InputError(f"initial_weights {source}: trained with another beta than this recipe's")
     copy_all_but(model, other, own)
