@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ install_import_hook("dao", "beartype.beartype")
 
 import torch  # noqa: E402 - as above
 from toys import toy_crystals, toy_energies, write_parquet  # noqa: E402
+
+from dao.cli import main  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -53,3 +56,18 @@ def energy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("energies") / "toys.parquet"
     write_parquet(path, toy_crystals(), e_above_hull=toy_energies(toy_crystals()))
     return path
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

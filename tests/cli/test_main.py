@@ -12,7 +12,6 @@ import pytest
 
 import dao
 from dao import weights
-from dao.cli import main
 from dao.errors import InputError
 from dao.prediction.composition import parse_formula
 from dao.prediction.judging import Judging
@@ -47,19 +46,6 @@ class FakePipeline:
             on_start()
         self.candidates = [FakeCandidate(str(composition)) for composition in targets]
         return self
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from toys import toy, toy_crystals, write_parquet
 
-from dao.cli import main
 from dao.crystal import Crystal
 from dao.data.store import pack_crystals
 from dao.elements import ATOMIC_NUMBERS
@@ -28,18 +27,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("table") / "toys.safetensors"
     build_table(pack_crystals(toy_crystals()), {"source": "toys", "splits": []}).save(path)
     return path
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def generated(*crystals: Crystal) -> list[Candidate]:

@@ -25,14 +25,12 @@ from dao.geometry.lattice import composition_volume
 from dao.jsonl import JsonLines
 from dao.models import Predictor
 from dao.prediction.files import write_failures, write_text
+from dao.prediction.judging import ENERGY
 from dao.processes.representations import LogMetricLattice
 from dao.progress import CountProgress
 from dao.relaxation import RelaxationSettings, Relaxed, batches, relax
 
 RELAXED = "relaxed.jsonl"
-
-ENERGY = "e_above_hull"
-"""The label of predictors whose energies can be shown, ranked by and relaxed on."""
 
 _FIGURES = ("energy_before", "energy", "max_force", "iterations", "outcome")
 

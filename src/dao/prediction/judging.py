@@ -23,7 +23,7 @@ Rank = Literal["both", "energy", "recurrence"]
 weighs them."""
 
 ENERGY = "e_above_hull"
-"""The label of predictors that can rank."""
+"""The label of predictors whose energies can be shown, ranked by and relaxed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
