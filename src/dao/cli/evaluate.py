@@ -140,7 +140,7 @@ def csp(
         raise InputError("--predictions is scored as it is: leave out --guidance")
     check_device(device)
     judging = judging_options(predictor, guidance, target, rank)
-    chosen = sources_option(sources, table, exclude_same_composition=exclude_same_composition)
+    chosen = sources_option(sources, table, supplement=False, exclude_same_composition=exclude_same_composition)
     if predictions is not None and chosen.table is not None:
         raise InputError("--predictions is scored as it is: leave out --sources")
     check_sources(chosen, weights, seeds, guidance)

@@ -136,7 +136,9 @@ def judging_options(
     return replace(judging, predictor=judging.source())
 
 
-def sources_option(sources: str | None, table: str | None, *, exclude_same_composition: bool = False) -> Sources:
+def sources_option(
+    sources: str | None, table: str | None, *, supplement: bool = True, exclude_same_composition: bool = False
+) -> Sources:
     """What proposes, its table found but not read.
 
     Raises:
@@ -146,7 +148,9 @@ def sources_option(sources: str | None, table: str | None, *, exclude_same_compo
     from dao.prediction.sources import choose_sources
 
     try:
-        return choose_sources(sources, table, exclude_same_composition=exclude_same_composition)
+        return choose_sources(
+            sources, table, supplement=supplement, exclude_same_composition=exclude_same_composition
+        )
     except InputError as error:
         raise InputError(f"--{error}") from None
 

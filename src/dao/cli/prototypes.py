@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dao.cli.options import FormatOption, Quiet, Table, check_out_folder, source_and_splits
+from dao.cli.options import FormatOption, Quiet, Table, check_out_folder, source_and_splits, sources_option
 from dao.errors import InputError
 
 app = typer.Typer(
@@ -23,12 +23,13 @@ Examples:
   dao predict SrTiO3 --sources prototypes --table mine.safetensors
 
 \b
-Crystals of the same kind become one prototype. Of single crystals only elements, symmetry, shape and volume are kept,
-neither ids nor energies."""
+Crystals of the same kind become one prototype. Neither ids nor energies are kept, and coordinates, shapes and volumes are
+rounded, so that no crystal can be read back from the table (--exact keeps them as they are)."""
 
 LIST_EXAMPLES = """\b
 Examples:
   dao prototypes list
+  dao prototypes list --table aflow
   dao prototypes list SrTiO3
   dao prototypes list SrTiO3 --cells 1,2 --table mine.safetensors --format json"""
 
@@ -52,6 +53,9 @@ def build(
     min_sets: Annotated[
         int, typer.Option(min=1, help="Keep prototypes seen with so many element sets; from 2 on, none is one crystal.")
     ] = 1,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Keep coordinates, shapes and volumes as they are, for data of your own.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Condense known crystals to a table of prototypes."""
@@ -67,7 +71,7 @@ def build(
 
     known, record = read_known(path, splits, without, max_e_above_hull)
     with CountProgress(len(known), 0, enabled=not quiet, what="describing", of="crystals") as bar:
-        table = build_table(known, record, min_sets=min_sets, advance=bar.advance)
+        table = build_table(known, record, min_sets=min_sets, exact=exact, advance=bar.advance)
     table.save(out)
     if not quiet:
         single = table.record["single_member"]
@@ -90,15 +94,13 @@ def list_prototypes(
 ) -> None:
     """Show what a table was built from and its commonest prototypes, or what it proposes for a composition."""
     from dao.prediction.composition import parse_cells, parse_formula
-    from dao.prediction.sources import resolve_table
+    from dao.prediction.sources import PROTOTYPES, shipped_tables
 
     composition = None if formula is None else parse_formula(formula)
     units = () if composition is None else parse_cells(cells, composition)
-    try:
-        path = resolve_table(table)
-    except InputError as error:
-        raise InputError(f"--{error}") from None
-
+    chosen = sources_option(PROTOTYPES, table)
+    path = chosen.table
+    assert path is not None  # noqa: S101 -- prototypes are among the sources
     from dao.cli.output import print_json, print_table
 
     if composition is None:
@@ -109,6 +111,8 @@ def list_prototypes(
         if output == "json":
             print_json({"table": str(path), "record": found.record, "prototypes": rows})
             return
+        print(f"shipped: {', '.join(shipped_tables()) or 'none'}")
+        print(f"table: {path}")
         for key, value in found.record.items():
             print(f"{key}: {value}")
         print()
@@ -118,7 +122,7 @@ def list_prototypes(
     from dao.prediction.prototypes import Proposer
 
     numbers = {z: composition.numbers_for(z) for z in units}
-    candidates = proposed(Proposer.load(path), composition.reduced_formula, numbers, count)
+    candidates = proposed(Proposer.load(path, *chosen.also), composition.reduced_formula, numbers, count)
     records: list[dict[str, Any]] = [candidate.record() for candidate in candidates]
     for record in records:
         del record["count"], record["samples"]

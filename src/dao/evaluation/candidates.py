@@ -132,7 +132,7 @@ class _Maker:
             raise ValueError("no table of prototypes")
         alone = judging.ranking()
         judge = Judge() if alone is None else alone.load("cpu")
-        return cls(sources, judge, Proposer.load(sources.table))
+        return cls(sources, judge, Proposer.load(sources.table, *sources.also))
 
     def __call__(self, task: Task) -> Answer:
         row, numbers, samples = task

@@ -314,7 +314,7 @@ class _Walker:
         """
         if judging.guidance != 0 and not sources.generator:
             raise InputError("guidance draws samples of the generator, which is not among the sources")
-        proposer = None if sources.table is None else Proposer.load(sources.table)
+        proposer = None if sources.table is None else Proposer.load(sources.table, *sources.also)
         return cls(sources, judging.load(str(choose_device(device))), proposer)
 
     def candidates(

@@ -4,7 +4,8 @@ Isostructural crystals (same space group, occupied Wyckoff positions up to the g
 fingerprint within a tolerance, whichever of their elements of equal count stands for which) become one prototype. It
 has the free coordinates and the shape of the member nearest to their mean, averaged over those whose description in
 the standard setting is the same but for small shifts; of the others only the elements, and how much volume they take,
-are kept. No ids and no energies are.
+are kept. No ids and no energies are. Values are coarsened, so that prototypes of a single crystal do not hold it, unless
+they are asked for as they are.
 
 Shapes: S slots (elements) of a crystal by rising count, K orbits, M members of a prototype, P assignments of slots.
 """
@@ -88,6 +89,7 @@ def build_table(
     *,
     same: float = SAME,
     min_sets: int = 1,
+    exact: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> PrototypeTable:
     """Condense a set of crystals (some ms each).
@@ -98,6 +100,7 @@ def build_table(
         same: tolerance of the fingerprint.
         min_sets: keep prototypes that were seen with at least so many different element sets; from 2 on, no prototype
             is a single known crystal.
+        exact: keep values as they are, for crystals that may be given away.
         advance: told how many more crystals are described.
 
     Raises:
@@ -115,9 +118,8 @@ def build_table(
             described.append(without_symmetry(crystal))
         if advance is not None:
             advance(1)
-    return condense(
-        described, fitted_volumes(crystals), {**record, "without_symmetry": failed}, same=same, min_sets=min_sets
-    )
+    record = {**record, "without_symmetry": failed}
+    return condense(described, fitted_volumes(crystals), record, same=same, min_sets=min_sets, exact=exact)
 
 
 def fitted_volumes(crystals: PackedCrystals) -> Floats:
@@ -142,6 +144,7 @@ def condense(
     *,
     same: float = SAME,
     min_sets: int = 1,
+    exact: bool = False,
 ) -> PrototypeTable:
     """Prototypes of these crystals, those of few atoms, then of many members first; see :func:`build_table`.
 
@@ -176,7 +179,8 @@ def condense(
         "same": same,
         "min_sets": min_sets,
     }
-    return PrototypeTable.pack(found, atomic_volumes, said)
+    table = PrototypeTable.pack(found, atomic_volumes, said)
+    return table if exact else table.coarsened()
 
 
 def _kind(one: SymmetricCrystal) -> tuple[Any, ...]:

@@ -38,7 +38,9 @@ def read_known(
     refused: list[str] = []
     crystals = _of_splits(path, splits, labels, refused)
     keep = np.ones(len(crystals), dtype=bool)
-    record: dict[str, Any] = {"source": path.name, "splits": list(splits), "read": len(crystals), "notes": refused}
+    # neither folders nor, where the first crystal left out is named, ids
+    notes = [text.removeprefix(f"{path}: ").partition(" (")[0] for text in refused]
+    record: dict[str, Any] = {"source": path.name, "splits": list(splits), "read": len(crystals), "notes": notes}
     for other, of in leave_out:
         ids = set(_of_splits(other, of, (), []).ids)
         shared = np.array([name in ids for name in crystals.ids])

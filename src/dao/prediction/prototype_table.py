@@ -1,8 +1,8 @@
 """Prototypes: kinds of structures without their elements, the elements seen in each, and the file that holds them.
 
 A prototype is a space group, its occupied Wyckoff positions with their free coordinates, the shape of the cell, and
-which elements were seen on which slot, how often, and at what volume. What a table was built from stands in its record.
-Files are safetensors; neither torch nor pymatgen is imported.
+which elements were seen on which slot, how often, and at what volume. What a table was built from stands in its record,
+and so does the grid that the values were coarsened to (:mod:`dao.prediction.prototype_grid`). Files are safetensors; neither torch nor pymatgen is imported.
 
 Shapes: T prototypes, S slots (elements) of one, K orbits of one, M element sets seen in one, E elements.
 """
@@ -24,13 +24,17 @@ from dao.constants import MAX_ATOMIC_NUMBER
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.wyckoff import SPACE_GROUPS, operations, wyckoff_positions
+from dao.prediction.prototype_grid import GRID, from_grid, to_grid
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Counts = tuple[int, ...]
 """Atoms on each slot, rising: what ABC3 and two formula units are together, (2, 2, 6)."""
 
-FORMAT = "dao prototypes 1"
+FORMAT = "dao prototypes 2"
+
+GRID_RECORD = "grid"
+"""Where the record of a table says on which grid its values lie; not there where they are exact."""
 
 _ROWS, _COLUMNS = (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)
 _ORDER = np.array([[0, 3, 4], [3, 1, 5], [4, 5, 2]])
@@ -201,6 +205,32 @@ class PrototypeTable:
             volume_ratios=arrays["volume_ratio"][sets].astype(np.float64),
         )
 
+    def joined(self, other: PrototypeTable, name: Path) -> PrototypeTable:
+        """With the prototypes of another table after its own.
+
+        Args:
+            other: whose volume ratios are in units of the same per-element volumes.
+            name: of its file.
+
+        Raises:
+            InputError: its per-element volumes are others.
+
+        """
+        if not np.array_equal(self.atomic_volumes, other.atomic_volumes):
+            raise InputError(f"{name}: was not built on the per-element volumes of the table that it comes with")
+        arrays = {
+            key: np.concatenate([mine, other.arrays[key][1:] + mine[-1]])
+            if key in ("slot_first", "orbit_first", "set_first")
+            else np.concatenate([mine, other.arrays[key]])
+            for key, mine in self.arrays.items()
+        }
+        return PrototypeTable({**self.record, "joined": other.record}, self.atomic_volumes, arrays)
+
+    def coarsened(self) -> PrototypeTable:
+        """With its values on a grid, from which no crystal that it was built from can be read back."""
+        arrays = from_grid(to_grid(self.arrays, GRID), GRID)
+        return PrototypeTable({**self.record, GRID_RECORD: GRID}, self.atomic_volumes, arrays)
+
     def _slots(self, number: int) -> int:
         first = self.arrays["slot_first"]
         return int(first[number + 1] - first[number])
@@ -221,9 +251,11 @@ class PrototypeTable:
 
         part = path.with_name(f".{path.name}.part")
         metadata = {"format": FORMAT, "record": json.dumps(self.record, sort_keys=True)}
+        grid = self.record.get(GRID_RECORD)
+        arrays = self.arrays if grid is None else to_grid(self.arrays, grid)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({**self.arrays, "atomic_volumes": self.atomic_volumes}, part, metadata)
+            save_file({**arrays, "atomic_volumes": self.atomic_volumes}, part, metadata)
             part.replace(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -242,9 +274,11 @@ class PrototypeTable:
             with safe_open(path, "np") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise InputError(f"{path}: not a table of prototypes ({FORMAT})")
+                    raise InputError(f"{path}: not a table of prototypes as this version writes them ({FORMAT})")
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dictionary
-            table = cls(dict(json.loads(metadata["record"])), arrays.pop("atomic_volumes"), arrays)
+            record, volumes = dict(json.loads(metadata["record"])), arrays.pop("atomic_volumes")
+            grid = record.get(GRID_RECORD)
+            table = cls(record, volumes, arrays if grid is None else from_grid(arrays, grid))
             table._check()
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from None

@@ -80,14 +80,17 @@ class Proposer:
         return cls(table, element_distances(table.atomic_volumes))
 
     @classmethod
-    def load(cls, path: Path) -> Proposer:
-        """Of the table in a file.
+    def load(cls, path: Path, *more: Path) -> Proposer:
+        """Of the table in a file, and of those in more files.
 
         Raises:
-            InputError: no such file, or no table.
+            InputError: no such file, no table, or one that is not of the volumes of the first.
 
         """
-        return cls.of(PrototypeTable.load(path))
+        table = PrototypeTable.load(path)
+        for other in more:
+            table = table.joined(PrototypeTable.load(other), other)
+        return cls.of(table)
 
     def propose(
         self, atomic_numbers: Sequence[int], count: int, *, exclude_same_composition: bool = False

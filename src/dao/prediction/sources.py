@@ -12,8 +12,11 @@ GENERATOR, PROTOTYPES = "generator", "prototypes"
 TABLES = Path(__file__).parent.parent / "weights" / "prototypes"
 """Folder of the tables that ship."""
 
-DEFAULT_TABLE = "mp20"
+DEFAULT_TABLE = "mp"
 """The shipped table that is used unless told otherwise."""
+
+SUPPLEMENT = "aflow"
+"""The shipped table that comes in addition to it: textbook structures, some of them test crystals of the benchmarks."""
 
 PROPOSALS = 20
 """Prototype proposals a composition, over all cell sizes."""
@@ -26,6 +29,7 @@ class Sources:
     Attributes:
         generator: whether the generator does.
         table: file of the prototypes, None: they do not.
+        also: files of more prototypes.
         proposals: most proposals of the prototypes for a composition.
         exclude_same_composition: prototypes do as if crystals of this very composition had not been seen.
 
@@ -33,6 +37,7 @@ class Sources:
 
     generator: bool = True
     table: Path | None = None
+    also: tuple[Path, ...] = ()
     proposals: int = PROPOSALS
     exclude_same_composition: bool = False
 
@@ -65,13 +70,18 @@ def resolve_table(table: Path | str | None) -> Path:
 
 
 def choose_sources(
-    sources: str | None, table: Path | str | None = None, *, exclude_same_composition: bool = False
+    sources: str | None,
+    table: Path | str | None = None,
+    *,
+    supplement: bool = True,
+    exclude_same_composition: bool = False,
 ) -> Sources:
     """The sources named, by default both, or the generator alone where no table of prototypes ships and none is given.
 
     Args:
         sources: ``generator``, ``prototypes``, or both with a comma.
         table: shipped name or file of the prototypes.
+        supplement: whether :data:`SUPPLEMENT` comes with the default table; never where crystals are scored.
         exclude_same_composition: see :class:`Sources`.
 
     Raises:
@@ -89,8 +99,10 @@ def choose_sources(
         if table is not None or exclude_same_composition:
             raise InputError(f"sources {sources!r}: a table of prototypes is given but not among them")
         return Sources()
+    more = shipped_tables().get(SUPPLEMENT) if supplement and table is None else None
     return Sources(
         generator=GENERATOR in names,
         table=resolve_table(table),
+        also=() if more is None else (more,),
         exclude_same_composition=exclude_same_composition,
     )
