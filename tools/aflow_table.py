@@ -60,4 +60,4 @@ def main(companion: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     given = [Path(text) for text in sys.argv[1:]]
-    main(*(given + [TABLES / "mp.safetensors", TABLES / "aflow.safetensors"][len(given) :]))
+    main(*(given + [TABLES / "pool.safetensors", TABLES / "aflow.safetensors"][len(given) :]))

@@ -15,7 +15,7 @@ from dao import weights
 from dao.errors import InputError
 from dao.prediction.composition import parse_formula
 from dao.prediction.judging import Judging
-from dao.prediction.sources import Sources
+from dao.prediction.sources import choose_sources
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -174,7 +174,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
         "device": "cpu",
         "batch_size": 3,
         "judging": Judging(),
-        "sources": Sources(),
+        "sources": choose_sources(None),
         "progress": False,
     }
     assert [line.split() for line in out.splitlines()[2:]] == [

@@ -143,6 +143,7 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     def call(*arguments: str) -> tuple[int, str, str]:
         given = ["predict", "NaCl", "--samples", "4", "--weights", "@/generator", "--device", "cpu", "--quiet"]
+        given += ["--sources", "generator"]
         code = main([argument.replace("@", str(folder)) for argument in (*given, *arguments)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err

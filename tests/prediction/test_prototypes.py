@@ -173,22 +173,22 @@ def test_saved_and_read(toys: PrototypeTable, tmp_path: Path) -> None:
 
 def test_values_are_coarsened_unless_asked_for_exactly(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    known = symmetric_crystal(2, rng)
-    given = disguised(known.crystal("known"), rng)
-    coarse, exact = table_of(given, exact=False), table_of(given)
+    given = [disguised(symmetric_crystal(group, rng).crystal(str(group)), rng) for group in (2, 62, 166)]
+    coarse, exact = table_of(*given, exact=False), table_of(*given)
     assert coarse.record["grid"] == GRID
     assert "grid" not in exact.record
     for name in ("free_coords", "metric", "volume_ratio"):
         assert not np.allclose(coarse.arrays[name], exact.arrays[name], rtol=1e-4, atol=1e-4), name
     moved = (coarse.arrays["free_coords"] - exact.arrays["free_coords"] + 0.5) % 1.0 - 0.5
-    assert np.abs(moved).max() <= 0.5 / PERIOD + 1e-6
+    assert 1e-3 < np.abs(moved).max() <= 0.5 / PERIOD + 1e-6
     parts = coarse.arrays["free_coords"] * PERIOD
     assert np.abs(parts - parts.round()).max() < 1e-4
-    assert not np.abs(exact.arrays["free_coords"] * PERIOD - parts).max() < 1e-2
     # neither saving nor coarsening again changes anything
     path, other = tmp_path / "coarse.safetensors", tmp_path / "exact.safetensors"
     coarse.save(path)
     exact.save(other)
+    for name, array in PrototypeTable.load(path).arrays.items():
+        assert np.array_equal(array, coarse.arrays[name]), name
     assert PrototypeTable.load(path).fingerprint == coarse.coarsened().fingerprint == coarse.fingerprint
     assert PrototypeTable.load(other).fingerprint == exact.fingerprint
     assert path.stat().st_size < other.stat().st_size
@@ -219,10 +219,10 @@ def test_long_cells_keep_their_shape() -> None:
         assert one == pytest.approx(other, rel=4 * LENGTH_STEP)
 
 
-def test_tables_of_the_same_volumes_are_joined(tmp_path: Path) -> None:
+def test_tables_are_joined() -> None:
     one = table_of(NACL, KCL, GAAS)
-    two = replace(table_of(toy("fluorite", ("Ca", "F"), 5.5, "CaF2")), atomic_volumes=one.atomic_volumes)
-    both = one.joined(two, tmp_path)
+    two = table_of(PBTE, toy("fluorite", ("Ca", "F"), 5.5, "CaF2"), toy("fluorite", ("Sr", "Cl"), 7.0, "SrCl2"))
+    both = one.joined(two)
     both._check()  # noqa: SLF001 -- what a file would have to pass
     assert len(both) == len(one) + len(two)
     for number in range(len(both)):
@@ -231,9 +231,12 @@ def test_tables_of_the_same_volumes_are_joined(tmp_path: Path) -> None:
         assert (mine.space_group, mine.orbits, mine.example) == (other.space_group, other.orbits, other.example)
         assert np.array_equal(mine.elements, other.elements)
         assert np.array_equal(mine.metric, other.metric)
-    assert Proposer.of(both).propose(numbers("Ca", "F", "F"), 5)[0].space_group == 225
-    with pytest.raises(InputError, match="per-element volumes"):
-        one.joined(table_of(PBTE), tmp_path)
+    # at the volume that the second table knows, whatever the elements' volumes of the first are
+    fluorite, *_ = Proposer.of(both).propose(numbers("Ca", "F", "F"), 5)
+    assert (fluorite.space_group, fluorite.distance) == (225, 0.0)
+    alone = Proposer.of(two).propose(numbers("Ca", "F", "F"), 5)[0].crystal.volume
+    assert fluorite.crystal.volume == pytest.approx(alone, rel=0.02)
+    assert fluorite.crystal.volume == pytest.approx(5.5**3 / 4, rel=0.1)
 
 
 def test_tables_of_the_first_format_are_refused(toys: PrototypeTable, tmp_path: Path) -> None:

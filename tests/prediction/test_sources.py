@@ -66,8 +66,17 @@ def test_choice_of_sources(table: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert choose_sources("prototypes", table) == Sources(generator=False, table=table)
     with pytest.raises(InputError, match="neither a shipped table"):
         choose_sources("prototypes")
-    (tmp_path / "mp20.safetensors").write_bytes(table.read_bytes())
-    assert choose_sources(None) == Sources(table=tmp_path / "mp20.safetensors")
+    main, more = tmp_path / "pool.safetensors", tmp_path / "aflow.safetensors"
+    main.write_bytes(table.read_bytes())
+    assert choose_sources(None) == Sources(table=main)
+    more.write_bytes(table.read_bytes())
+    (tmp_path / "other.safetensors").write_bytes(table.read_bytes())
+    assert choose_sources(None) == Sources(table=main, also=(more,))
+    assert choose_sources(None, supplement=False) == Sources(table=main)
+    assert choose_sources(None, "aflow") == Sources(table=more)
+    assert choose_sources(None, f"aflow,{table}") == Sources(table=more, also=(table,))
+    with pytest.raises(InputError, match="'nothing': neither a shipped table"):
+        choose_sources(None, "aflow,nothing")
     assert choose_sources("generator") == Sources()
     for bad in ("", "guess", "generator,guess"):
         with pytest.raises(InputError, match="sources"):

@@ -165,7 +165,8 @@ def csp(
     training = None if seen is None else source_and_splits(seen, "--seen")
     targets = _targets(find_data(data), split, count, max_atoms)
     if chosen.table is not None:
-        check_table(chosen.table, find_data(data), targets.split or None)
+        for path in (chosen.table, *chosen.also):
+            check_table(path, find_data(data), targets.split or None)
     if training is not None:
         targets = with_unseen(targets, read_references(*training).crystals, workers=workers, seconds=time_limit)
     if not chosen.generator:

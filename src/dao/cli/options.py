@@ -93,8 +93,8 @@ Table = Annotated[
     str | None,
     typer.Option(
         "--table",
-        metavar="NAME|FILE",
-        help="Prototypes: shipped name (see dao prototypes list) or a file of dao prototypes build.",
+        metavar="NAME|FILE[,...]",
+        help="Prototypes: shipped names (see dao prototypes list) or files of dao prototypes build.",
         show_default=False,
     ),
 ]

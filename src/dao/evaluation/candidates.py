@@ -203,18 +203,24 @@ def prototypes_note(sources: Sources) -> dict[str, str]:
     """What a report says of the table that proposed; nothing where none did."""
     if sources.table is None:
         return {}
-    table = PrototypeTable.load(sources.table)
-    record, left_out = table.record, table.record.get("left_out", [])
-    splits = ", ".join(record.get("splits", [])) or "all splits"
-    built = f"{len(table):,} of {record.get('crystals', 0):,} crystals of {record.get('source')} ({splits})"
-    for one in left_out:
-        built += f", without ids of {one['source']} ({', '.join(one['splits']) or 'all'})"
+    built = "; ".join(_built(path) for path in (sources.table, *sources.also))
     if sources.exclude_same_composition:
         built += ", the target's own composition excluded"
     return {
         "Sources": f"{sources.names}; the k-th try is the k-th candidate of our ranking",
-        "Prototypes": f"{built} ({table.fingerprint})",
+        "Prototypes": built,
     }
+
+
+def _built(path: Path) -> str:
+    """How many prototypes a table has of what."""
+    table = PrototypeTable.load(path)
+    record = table.record
+    splits = ", ".join(record.get("splits", [])) or "all splits"
+    built = f"{len(table):,} of {record.get('crystals', 0):,} crystals of {record.get('source')} ({splits})"
+    for one in record.get("left_out", []):
+        built += f", without ids of {one['source']} ({', '.join(one['splits']) or 'all'})"
+    return f"{built} ({table.fingerprint})"
 
 
 def file_name(what: str, how: How) -> str:

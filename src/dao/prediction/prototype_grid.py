@@ -105,8 +105,8 @@ def _primitive_cells(groups: Array) -> Floats:
 
 
 def _small(values: Array) -> Array:
-    """In the smallest integer type that holds them."""
-    whole = values.astype(np.int64)
+    """In the smallest integer type that holds them; safetensors writes memory as it lies, so in C order."""
+    whole = np.ascontiguousarray(values, dtype=np.int64)
     for kind in (np.uint8, np.int8, np.uint16, np.int16):
         if np.iinfo(kind).min <= whole.min() and whole.max() <= np.iinfo(kind).max:
             return whole.astype(kind)

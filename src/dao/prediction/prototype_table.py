@@ -205,26 +205,26 @@ class PrototypeTable:
             volume_ratios=arrays["volume_ratio"][sets].astype(np.float64),
         )
 
-    def joined(self, other: PrototypeTable, name: Path) -> PrototypeTable:
-        """With the prototypes of another table after its own.
-
-        Args:
-            other: whose volume ratios are in units of the same per-element volumes.
-            name: of its file.
-
-        Raises:
-            InputError: its per-element volumes are others.
-
-        """
-        if not np.array_equal(self.atomic_volumes, other.atomic_volumes):
-            raise InputError(f"{name}: was not built on the per-element volumes of the table that it comes with")
+    def joined(self, other: PrototypeTable) -> PrototypeTable:
+        """With the prototypes of another table after its own, and their volumes in its own units."""
+        change = other.set_volumes(other.atomic_volumes) / other.set_volumes(self.atomic_volumes)
+        theirs = {**other.arrays, "volume_ratio": (other.arrays["volume_ratio"] * change).astype(np.float32)}
         arrays = {
-            key: np.concatenate([mine, other.arrays[key][1:] + mine[-1]])
-            if key in ("slot_first", "orbit_first", "set_first")
-            else np.concatenate([mine, other.arrays[key]])
+            key: np.concatenate([mine, theirs[key][1:] + mine[-1] if key.endswith("_first") else theirs[key]])
             for key, mine in self.arrays.items()
         }
-        return PrototypeTable({**self.record, "joined": other.record}, self.atomic_volumes, arrays)
+        record = {**self.record, "joined": [*self.record.get("joined", []), other.record]}
+        return PrototypeTable(record, self.atomic_volumes, arrays)
+
+    def set_volumes(self, atomic_volumes: Floats) -> Floats:
+        """Of a primitive cell of each element set of all prototypes, from volumes per element (A^3)."""
+        arrays = self.arrays
+        prototypes = np.repeat(np.arange(len(self)), np.diff(arrays["set_first"]))
+        slots = np.diff(arrays["slot_first"])[prototypes]
+        first = np.concatenate([[0], np.cumsum(slots)[:-1]])
+        # the slot of every element: those of a prototype, once for each of its sets
+        places = np.arange(int(slots.sum())) + np.repeat(arrays["slot_first"][prototypes] - first, slots)
+        return np.asarray(np.add.reduceat(atomic_volumes[arrays["elements"]] * arrays["amounts"][places], first))
 
     def coarsened(self) -> PrototypeTable:
         """With its values on a grid, from which no crystal that it was built from can be read back."""

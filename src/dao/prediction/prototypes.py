@@ -84,12 +84,12 @@ class Proposer:
         """Of the table in a file, and of those in more files.
 
         Raises:
-            InputError: no such file, no table, or one that is not of the volumes of the first.
+            InputError: no such file, or no table.
 
         """
         table = PrototypeTable.load(path)
         for other in more:
-            table = table.joined(PrototypeTable.load(other), other)
+            table = table.joined(PrototypeTable.load(other))
         return cls.of(table)
 
     def propose(

@@ -12,11 +12,12 @@ GENERATOR, PROTOTYPES = "generator", "prototypes"
 TABLES = Path(__file__).parent.parent / "weights" / "prototypes"
 """Folder of the tables that ship."""
 
-DEFAULT_TABLE = "mp"
-"""The shipped table that is used unless told otherwise."""
+DEFAULT_TABLE = "pool"
+"""The shipped table that is used unless told otherwise; it holds no test crystal of the benchmarks."""
 
-SUPPLEMENT = "aflow"
-"""The shipped table that comes in addition to it: textbook structures, some of them test crystals of the benchmarks."""
+SUPPLEMENTS = ("mp20", "aflow")
+"""Shipped tables that come in addition to it where nothing is scored: the train split of one benchmark, and textbook
+structures, are test crystals of another."""
 
 PROPOSALS = 20
 """Prototype proposals a composition, over all cell sizes."""
@@ -80,8 +81,8 @@ def choose_sources(
 
     Args:
         sources: ``generator``, ``prototypes``, or both with a comma.
-        table: shipped name or file of the prototypes.
-        supplement: whether :data:`SUPPLEMENT` comes with the default table; never where crystals are scored.
+        table: shipped name or file of the prototypes, or several with commas.
+        supplement: whether :data:`SUPPLEMENTS` come with the default table; not where crystals are scored.
         exclude_same_composition: see :class:`Sources`.
 
     Raises:
@@ -99,10 +100,15 @@ def choose_sources(
         if table is not None or exclude_same_composition:
             raise InputError(f"sources {sources!r}: a table of prototypes is given but not among them")
         return Sources()
-    more = shipped_tables().get(SUPPLEMENT) if supplement and table is None else None
+    if table is None:
+        first, *more = [resolve_table(None)] + [
+            path for name, path in shipped_tables().items() if supplement and name in SUPPLEMENTS
+        ]
+    else:
+        first, *more = [resolve_table(table)] if Path(table).is_file() else map(resolve_table, str(table).split(","))
     return Sources(
         generator=GENERATOR in names,
-        table=resolve_table(table),
-        also=() if more is None else (more,),
+        table=first,
+        also=tuple(more),
         exclude_same_composition=exclude_same_composition,
     )
