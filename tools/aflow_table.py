@@ -1,8 +1,8 @@
 """Write ``src/dao/weights/prototypes/aflow.safetensors``: the AFLOW prototypes that pymatgen distributes.
 
 They are the crystals of the AFLOW Library of Crystallographic Prototypes (Mehl et al., Computational Materials Science
-136, S1-S828, 2017), which pymatgen (MIT licence) holds as JSON. Their volumes are measured in the per-element volumes of
-the table that they go with, since a few hundred crystals do not say how large every element is.
+136, S1-S828, 2017), which pymatgen (MIT licence) holds as JSON. Their volumes are measured in the per-element volumes
+of a larger table, since a few hundred crystals do not say how large every element is.
 
     python tools/aflow_table.py [TABLE.safetensors] [OUT.safetensors]
 """

@@ -214,8 +214,11 @@ def test_long_cells_keep_their_shape() -> None:
     long = replace(known, lattice=known.lattice * np.array([[1.0], [1.0], [6.0]]))
     found = table_of(disguised(long.crystal("long"), rng), exact=False).prototype(0)
     made = found.crystal(np.arange(1, len(found.amounts) + 1), float(long.crystal().volume))
-    for one, other in zip(np.linalg.eigvalsh(made.lattice @ made.lattice.T),
-                          np.linalg.eigvalsh(long.crystal().lattice @ long.crystal().lattice.T), strict=True):
+    for one, other in zip(
+        np.linalg.eigvalsh(made.lattice @ made.lattice.T),
+        np.linalg.eigvalsh(long.crystal().lattice @ long.crystal().lattice.T),
+        strict=True,
+    ):
         assert one == pytest.approx(other, rel=4 * LENGTH_STEP)
 
 
@@ -223,7 +226,7 @@ def test_tables_are_joined() -> None:
     one = table_of(NACL, KCL, GAAS)
     two = table_of(PBTE, toy("fluorite", ("Ca", "F"), 5.5, "CaF2"), toy("fluorite", ("Sr", "Cl"), 7.0, "SrCl2"))
     both = one.joined(two)
-    both._check()  # noqa: SLF001 -- what a file would have to pass
+    both._check()
     assert len(both) == len(one) + len(two)
     for number in range(len(both)):
         mine = both.prototype(number)

@@ -148,9 +148,7 @@ def sources_option(
     from dao.prediction.sources import choose_sources
 
     try:
-        return choose_sources(
-            sources, table, supplement=supplement, exclude_same_composition=exclude_same_composition
-        )
+        return choose_sources(sources, table, supplement=supplement, exclude_same_composition=exclude_same_composition)
     except InputError as error:
         raise InputError(f"--{error}") from None
 

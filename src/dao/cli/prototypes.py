@@ -23,8 +23,8 @@ Examples:
   dao predict SrTiO3 --sources prototypes --table mine.safetensors
 
 \b
-Crystals of the same kind become one prototype. Neither ids nor energies are kept, and coordinates, shapes and volumes are
-rounded, so that no crystal can be read back from the table (--exact keeps them as they are)."""
+Crystals of the same kind become one prototype. Neither ids nor energies are kept, and coordinates, shapes and volumes
+are rounded, so that no crystal can be read back from the table (--exact keeps them as they are)."""
 
 LIST_EXAMPLES = """\b
 Examples:

@@ -4,8 +4,8 @@ Isostructural crystals (same space group, occupied Wyckoff positions up to the g
 fingerprint within a tolerance, whichever of their elements of equal count stands for which) become one prototype. It
 has the free coordinates and the shape of the member nearest to their mean, averaged over those whose description in
 the standard setting is the same but for small shifts; of the others only the elements, and how much volume they take,
-are kept. No ids and no energies are. Values are coarsened, so that prototypes of a single crystal do not hold it, unless
-they are asked for as they are.
+are kept. No ids and no energies are. Unless they are asked for as they are, values are coarsened, so that prototypes of
+a single crystal do not hold it.
 
 Shapes: S slots (elements) of a crystal by rising count, K orbits, M members of a prototype, P assignments of slots.
 """

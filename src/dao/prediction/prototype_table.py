@@ -2,7 +2,8 @@
 
 A prototype is a space group, its occupied Wyckoff positions with their free coordinates, the shape of the cell, and
 which elements were seen on which slot, how often, and at what volume. What a table was built from stands in its record,
-and so does the grid that the values were coarsened to (:mod:`dao.prediction.prototype_grid`). Files are safetensors; neither torch nor pymatgen is imported.
+and so does the grid that its values were coarsened to (:mod:`dao.prediction.prototype_grid`). Files are safetensors;
+neither torch nor pymatgen is imported.
 
 Shapes: T prototypes, S slots (elements) of one, K orbits of one, M element sets seen in one, E elements.
 """
@@ -170,11 +171,15 @@ class PrototypeTable:
     @cached_property
     def groups(self) -> dict[Counts, Integers]:
         """Numbers of the prototypes by the atoms on their slots."""
-        found: dict[Counts, list[int]] = {}
-        first, amounts = self.arrays["slot_first"].tolist(), self.arrays["amounts"].tolist()
-        for number in range(len(self)):
-            found.setdefault(tuple(amounts[first[number] : first[number + 1]]), []).append(number)
-        return {counts: np.array(numbers) for counts, numbers in found.items()}
+        slots = np.diff(self.arrays["slot_first"])
+        amounts = np.zeros((len(self), int(slots.max())), dtype=np.int16)
+        amounts[np.arange(amounts.shape[1]) < slots[:, None]] = self.arrays["amounts"]
+        # tables are sorted by them, so there are few runs
+        starts = np.flatnonzero(np.append(True, (amounts[1:] != amounts[:-1]).any(1))).tolist()
+        found: dict[Counts, list[Integers]] = {}
+        for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
+            found.setdefault(tuple(amounts[start, : slots[start]].tolist()), []).append(np.arange(start, end))
+        return {counts: np.concatenate(runs) for counts, runs in found.items()}
 
     def sets(self, number: int) -> Integers:
         """(M, S) element sets of one prototype."""
