@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from dao.crystal import Crystal
@@ -85,7 +86,7 @@ def test_single_crystals_cannot_be_read_back(data_dir: Path) -> None:
     assert exact == 0
 
 
-def _is_free(coords: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _is_free(coords: npt.NDArray[np.float64]) -> bool:
     return bool((coords * 24 % 1 > 0).any())
 
 
