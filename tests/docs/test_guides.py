@@ -48,7 +48,8 @@ def read(text: str, folder: Path) -> int:
 
 
 def test_names_and_outputs_go_on_from_block_to_block(tmp_path: Path) -> None:
-    text = "```python\nx = 2\n```\n\n```toml\nx = 3\n```\n```python\nprint(x + 1, 'of', 17.5)\n```\n```text\n3 of ...\n```\n"
+    text = "```python\nx = 2\n```\n\n```toml\nx = 3\n```\n"
+    text += "```python\nprint(x + 1, 'of', 17.5)\n```\n```text\n3 of ...\n```\n"
     assert read(f"{text}\n```console\n$ printf 'a\\nb\\n' \\\n    | cat\na\nb\n$ true\n```\n", tmp_path) == 3
 
 
