@@ -13,7 +13,8 @@ from dao.cli import main
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 GUIDES = sorted((DOCS / "guides").glob("*.md"))
-LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#]*)(?:#([^)]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
@@ -31,14 +32,30 @@ def test_there_are_guides() -> None:
 
 
 def test_every_page_is_listed() -> None:
-    listed = {(DOCS / link).resolve() for link in LINK.findall((DOCS / "README.md").read_text(encoding="utf-8"))}
+    listed = {(DOCS / link).resolve() for link, _ in links_of(DOCS / "README.md")}
     assert set(DOCS.rglob("*.md")) - {DOCS / "README.md"} <= listed
 
 
 @pytest.mark.parametrize("page", [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    broken = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    broken = []
+    for link, anchor in links_of(page):
+        target = page.parent / link if link else page
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            broken.append(f"{link}#{anchor}")
     assert broken == []
+
+
+def links_of(page: Path) -> list[tuple[str, str]]:
+    """File (empty: the page itself) and anchor of every link that leads into the repository."""
+    found: list[tuple[str, str]] = LINK.findall(page.read_text(encoding="utf-8"))
+    return found
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def read(text: str, folder: Path) -> int:
@@ -72,5 +89,6 @@ def test_a_page_that_lies_fails(tmp_path: Path, text: str, complaint: str) -> No
 def test_a_traceback_names_the_line_of_the_page(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         read("# A page\n\n```python\nx = 0\n1 / x\n```\n", tmp_path)
-    assert (caught.traceback[-1].path.name, caught.traceback[-1].lineno + 1) == ("page.py", 5)
+    last = caught.traceback[-1]
+    assert (Path(last.path).name, last.lineno + 1) == ("page.py", 5)
     assert len(blocks_of(tmp_path / "page.md")) == 1
