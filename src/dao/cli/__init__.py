@@ -1,10 +1,12 @@
 """The command line: one verb a file, each of which imports what it needs when it runs.
 
-Exit codes: 0 done, 1 our fault, 2 bad input or usage (one line on stderr), 3 partly done, 130 interrupted.
+Exit codes: 0 done, 1 our fault, 2 bad input or usage (one line on stderr), 3 partly done, 130 interrupted, 141 whoever
+read the results stopped reading (as other programs of a pipe end).
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -16,22 +18,58 @@ from dao.errors import InputError
 
 _TRACEBACK = "DAO_TRACEBACK"
 
+CLOSED_PIPE = 141
+"""What shells say of a program that a closed pipe ended."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on ``arguments`` (the process's own by default) and return the exit code."""
     chosen = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if arguments is None:
+            _prepare_process(verbose=not {"-v", "--verbose"}.isdisjoint(chosen))
         code = build_app()(chosen or ["--help"], prog_name="dao", standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         return _fail(str(error), 2)
     except typer.TyperException as error:
         return _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
+        typer.echo("dao: interrupted", err=True)
         return 130
+    except BrokenPipeError:
+        # whoever read the results has seen enough; what is left in the buffer must not complain at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it is, say so in one line
         kind = type(error).__name__
         return _fail(f"internal: {kind}: {error} (set {_TRACEBACK}=1 for the traceback, and please report it)", 1)
     return code if isinstance(code, int) else 0
+
+
+def _prepare_process(*, verbose: bool) -> None:
+    """What concerns the process as a whole: its clock, and that libraries do not talk to our users."""
+    import logging
+    import warnings
+
+    from dao.stages import begin_with_process
+
+    begin_with_process()
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal without some letter shows a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if verbose:
+        warnings.showwarning = _show_warning
+    elif not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        logging.basicConfig(level=logging.ERROR)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+    module = os.path.join(*filename.split(os.sep)[-2:])  # noqa: PTH118 -- pathlib costs more than this line
+    typer.echo(f"warning: {' '.join(str(message).split())} ({category.__name__} of {module})", err=True)
 
 
 def build_app() -> typer.Typer:

@@ -21,6 +21,9 @@ MAX_SEED = 2**32 - 1
 
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also say versions, device, weights, time per stage and warnings.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
 
 
@@ -106,6 +109,56 @@ BreakSymmetry = Annotated[
 
 Format = Literal["table", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed.")]
+
+
+PrintOrFiles = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="table|json|FILES",
+        help="How results are printed: table or json; or files to write, as --write, e.g. cif,poscar.",
+    ),
+]
+Write = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILES",
+        help="Files to write for each formula, of cif,poscar,extxyz,json,csv; all but poscar if not given.",
+        show_default=False,
+    ),
+]
+
+
+def format_options(output: str, write: str | None) -> tuple[Format, tuple[str, ...]]:
+    """What is printed, and which files are written.
+
+    ``table`` and ``json`` alone are what is printed, as with every verb; any other list names files, as ``write`` does.
+
+    Raises:
+        InputError: an unknown format, none, or files named by both options.
+
+    """
+    from dao.prediction.files import DEFAULT_FORMATS
+
+    wanted = output.strip().lower()
+    if wanted in ("table", "json"):
+        printed: Format = "json" if wanted == "json" else "table"
+        return printed, DEFAULT_FORMATS if write is None else _file_formats(write, "--write")
+    files = _file_formats(output, "--format")
+    if write is not None:
+        raise InputError(f"--format {output!r} names files as --write does: give one of the two")
+    return "table", files
+
+
+def _file_formats(text: str, option: str) -> tuple[str, ...]:
+    """Formats of files, in the order of :data:`dao.prediction.files.FORMATS`."""
+    from dao.prediction.files import FORMATS
+
+    chosen = {name.strip().lower() for name in text.split(",")}
+    if not chosen <= set(FORMATS):
+        printing = "table or json, or files to write: " if option == "--format" else ""
+        raise InputError(f"{option} {text!r}: use {printing}{','.join(FORMATS)} or some of them")
+    return tuple(name for name in FORMATS if name in chosen)
 
 
 def check_device(device: str) -> None:
