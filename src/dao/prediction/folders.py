@@ -168,6 +168,7 @@ class _Work:
     targets: Mapping[Composition, tuple[int, ...]]
     plans: dict[Composition, dict[SampleRequest, int]]
     signature: dict[str, Any]
+    judged_by: dict[str, Any]
     files: dict[Composition, SampleFile]
     done: dict[SampleRequest, Sample]
 
@@ -201,6 +202,7 @@ class _Work:
                 model = load_generator(weights, device)
                 settings = check_settings(model, model.config.sampler.updated(steps=steps))
                 made_by = signature(model, settings, seed, walker.judge.guidance)
+            judged_by = walker.record()
         for composition, units in targets.items() if model is not None else ():
             plans[composition] = plan_samples(model, composition, units, samples)
             files[composition] = SampleFile(out / composition.reduced_formula, made_by)
@@ -216,6 +218,7 @@ class _Work:
             targets=targets,
             plans=plans,
             signature=made_by,
+            judged_by=judged_by,
             files=files,
             done=done,
         )
@@ -230,7 +233,7 @@ class _Work:
             "generator": self.signature,
             "samples": len(self.plans[composition]),
             "cells": self.targets[composition],
-            **self.walker.record(),
+            **self.judged_by,
         }
 
     def finished(self, composition: Composition, files: Sequence[str]) -> Finished | None:
