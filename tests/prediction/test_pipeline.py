@@ -213,6 +213,55 @@ def test_formulas_without_a_crystal_are_reported(
     assert not (tmp_path / "failures.json").exists()
 
 
+def test_formulas_are_finished_one_after_the_other(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In groups that fill a batch: what comes first is complete before the next is begun."""
+    monkeypatch.setattr("dao.prediction.folders.ATOMS_PER_BATCH", 8 * 2)
+    seen: list[tuple[str, list[str]]] = []
+
+    def look(records: list[dict[str, Any]]) -> None:
+        there = sorted(path.parent.name for path in tmp_path.glob("*/samples.jsonl"))
+        seen.append((records[0]["formula"], there))
+
+    done = run({NACL: (1,), MGO: (1,)}, tmp_path, weights, on_records=look)
+    assert seen == [("NaCl", ["NaCl"]), ("MgO", ["MgO", "NaCl"])]
+    assert [one["formula"] for one in done.records] == [
+        *["NaCl"] * sum(one["formula"] == "NaCl" for one in done.records),
+        *["MgO"] * sum(one["formula"] == "MgO" for one in done.records),
+    ]
+
+
+def test_what_is_finished_is_not_made_again(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[str] = []
+
+    def again(targets: dict[Composition, tuple[int, ...]], **options: Any) -> tuple[PredictionRun, list[str]]:
+        reported.clear()
+        options = {"on_result": lambda result: reported.append(str(result.composition)), **options}
+        return run(targets, tmp_path, weights, **options), list(reported)
+
+    both = {NACL: (1, 2), MGO: (1,)}
+    first, made = again(both)
+    assert (first.earlier, made) == (0, ["NaCl", "MgO"])
+    second, made = again(both)
+    assert (second.earlier, made) == (2, [])
+    assert second.records == first.records
+    # other settings, a file that is wanted and was not written, damage, and a kill before the end
+    assert again(both, samples=9)[1] == ["NaCl", "MgO"]
+    assert again(both)[1] == ["NaCl", "MgO"]
+    assert again(both, formats=("poscar", "json"))[1] == ["NaCl", "MgO"]
+    assert again(both, formats=("json",))[1] == []
+    assert again(both, further="report")[1] == ["NaCl", "MgO"]
+    assert again(both, further="report")[1] == []
+    (tmp_path / "NaCl" / "candidates.json").write_text("[{}")
+    assert again(both)[1] == ["NaCl"]
+    monkeypatch.setattr("dao.prediction.folders.write_candidates", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        again({NACL: (1,)})
+    monkeypatch.undo()
+    assert again(both)[1] == ["NaCl"]
+
+
 class KilledError(BaseException):
     pass
 

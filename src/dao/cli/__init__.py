@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -35,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("dao: interrupted", err=True)
         return 130
     except BrokenPipeError:
         # whoever read the results has seen enough; what is left in the buffer must not complain at the exit
@@ -68,27 +68,27 @@ def _prepare_process(*, verbose: bool) -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
-    module = os.path.join(*filename.split(os.sep)[-2:])  # noqa: PTH118 -- pathlib costs more than this line
+    module = "/".join(Path(filename).parts[-2:])
     typer.echo(f"warning: {' '.join(str(message).split())} ({category.__name__} of {module})", err=True)
 
 
 def build_app() -> typer.Typer:
     """The typer application with every verb."""
-    from dao.cli import data, energy, evaluate, predict, prototypes, relax, train, weights
+    from dao.cli import data, doctor, energy, evaluate, predict, prototypes, relax, train, weights
 
     app = typer.Typer(
         help="Crystal structure prediction: type a composition, get back the crystals it is likely to form.",
-        epilog="\b\nExample:\n  dao predict SrTiO3",
+        epilog="\b\nExamples:\n  dao predict SrTiO3\n  dao doctor\n  dao --install-completion",
         # rich help would triple the time of `dao --help`
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        add_completion=False,
     )
     app.callback(invoke_without_command=True)(_root)
     app.command(epilog=predict.EXAMPLES)(predict.predict)
     app.command(epilog=energy.EXAMPLES)(energy.energy)
     app.command(epilog=relax.EXAMPLES)(relax.relax)
     app.command(epilog=train.EXAMPLES)(train.train)
+    app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
     app.add_typer(data.app, name="data")
     app.add_typer(evaluate.app, name="evaluate")
     app.add_typer(prototypes.app, name="prototypes")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dao.cli import completion
 from dao.cli.options import (
     Device,
     GuidanceStrength,
@@ -24,6 +26,7 @@ from dao.cli.options import (
     Write,
     check_device,
     check_out_folder,
+    check_talk,
     format_options,
     judging_options,
     sources_option,
@@ -47,8 +50,8 @@ Examples:
 
 \b
 The folder given by --out receives a folder a formula: one CIF a candidate, candidates.json, candidates.csv and
-candidates.extxyz. Formulas are finished one after the other. A run that was interrupted goes on where it stopped when the
-same command is given again; what is finished is not made again.
+candidates.extxyz. Formulas are finished one after the other. A run that was interrupted goes on where it stopped when
+the same command is given again; what is finished is not made again.
 
 \b
 --format json prints one JSON list of all candidates. --format cif,poscar is another way to say --write cif,poscar."""
@@ -96,7 +99,9 @@ def predict(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FOLDER|HUB_ID", help="Shipped name (see dao weights list), folder, or Hugging Face Hub id."
+            metavar="NAME|FOLDER|HUB_ID",
+            help="Shipped name (see dao weights list), folder, or Hugging Face Hub id.",
+            autocompletion=completion.weights,
         ),
     ] = None,
     device: Device = "auto",
@@ -122,8 +127,7 @@ def predict(
     from dao.prediction.composition import parse_cells
     from dao.weights import DEFAULT, largest_trained_cell, resolve
 
-    if quiet and verbose:
-        raise InputError("--quiet and --verbose contradict each other")
+    check_talk(quiet, verbose)
     compositions = _compositions(formulas or [], file)
     trained_on = resolve(DEFAULT if weights is None else weights)
     trained = largest_trained_cell(trained_on)
@@ -156,7 +160,7 @@ def predict(
         if not quiet:
             typer.echo(f"report: {page}", err=True)
 
-    with measured() as stages:
+    with measured() as stages, _saying_how_to_go_on(out, quiet=quiet):
         record = RunRecord(
             stages=stages,
             device=device,
@@ -194,6 +198,17 @@ def predict(
         typer.echo(f"{_formulas(len(run.failures))} got no candidate: see {out / 'failures.json'}", err=True)
         return 3
     return 0
+
+
+@contextmanager
+def _saying_how_to_go_on(out: Path, *, quiet: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not quiet:
+            said = f"interrupted: what is finished is in {out}, and the same command goes on from there"
+            typer.echo(said, err=True)
+        raise
 
 
 class _Tables:

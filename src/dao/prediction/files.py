@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dao.errors import InputError
+from dao.prediction.formats import DEFAULT_FORMATS
 from dao.prediction.ranking import Candidate
 
 FAILURES, CANDIDATES = "failures.json", "candidates.json"
-
-FORMATS = ("cif", "poscar", "extxyz", "json", "csv")
-"""Kinds of files that candidates are written as."""
-
-DEFAULT_FORMATS = ("cif", "extxyz", "json", "csv")
 
 
 def write_candidates(
@@ -29,7 +25,7 @@ def write_candidates(
     Args:
         folder: of the formula; made if need be.
         candidates: the best first.
-        formats: of :data:`FORMATS`.
+        formats: of :data:`dao.prediction.formats.FORMATS`.
 
     Returns:
         The records, with the names of their files: what ``candidates.json`` holds beside the structures.

@@ -14,8 +14,9 @@ from typing import Any
 
 from dao.models import Generator
 from dao.prediction.composition import Composition
-from dao.prediction.files import DEFAULT_FORMATS, write_candidates, write_failures
+from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.finished import Finished, read_finished, unfinished, write_finished
+from dao.prediction.formats import DEFAULT_FORMATS
 from dao.prediction.judging import Judging
 from dao.prediction.pipeline import FormulaResult, Walker, load_generator, plan_samples
 from dao.prediction.sources import Sources
@@ -73,7 +74,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         batch_size: crystals generated at a time.
         judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
         sources: what proposes; default the generator alone.
-        formats: of :data:`dao.prediction.files.FORMATS`, to write candidates in.
+        formats: of :data:`dao.prediction.formats.FORMATS`, to write candidates in.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
         on_records: called with each composition's records once they are written, an earlier run's included.
