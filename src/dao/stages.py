@@ -84,7 +84,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def so_far() -> dict[str, float]:
-    """Seconds of the stages that have begun, to the hundredth; empty while nobody collects."""
+    """Seconds of the stages that have ended, to the hundredth; empty while nobody collects."""
     stages = _collecting.get()
     return {} if stages is None else rounded(stages.seconds)
 

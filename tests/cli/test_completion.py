@@ -16,7 +16,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+BASH = shutil.which("bash")
+
+
+@pytest.mark.skipif(BASH is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -41,7 +44,7 @@ def test_bash_completes(tmp_path: Path, line: tuple[str, ...], expected: list[st
     path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "DAO_DATA": str(tmp_path / "data")}
     done = subprocess.run(
-        ["bash", "-c", SCRIPT, "bash", *line], env=environment, capture_output=True, text=True, check=True
+        [str(BASH), "-c", SCRIPT, "bash", *line], env=environment, capture_output=True, text=True, check=True
     )
     assert sorted(done.stdout.split()) == expected
     assert done.stderr == ""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -249,6 +251,19 @@ def test_an_interrupted_run_says_how_to_go_on(run: Run, pipeline: FakePipeline) 
     pipeline.error = KeyboardInterrupt()
     said = "interrupted: what is finished is in predictions, and the same command goes on from there\n"
     assert run("predict", "NaCl") == (130, "", said)
+
+
+@pytest.mark.skipif("sys.platform == 'win32'")
+@pytest.mark.parametrize("arguments", [["weights", "info", "small"], ["weights", "list"]])
+def test_whoever_reads_may_stop(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "dao", *arguments]
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_traceback_on_request(run: Run, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:

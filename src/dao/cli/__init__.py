@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -26,24 +27,34 @@ CLOSED_PIPE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on ``arguments`` (the process's own by default) and return the exit code."""
     chosen = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        _prepare_process(verbose=not {"-v", "--verbose"}.isdisjoint(chosen))
     try:
-        if arguments is None:
-            _prepare_process(verbose=not {"-v", "--verbose"}.isdisjoint(chosen))
-        code = build_app()(chosen or ["--help"], prog_name="dao", standalone_mode=False)
-        sys.stdout.flush()
+        return _run(chosen)
     except InputError as error:
         return _fail(str(error), 2)
     except typer.TyperException as error:
         return _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:
-        # whoever read the results has seen enough; what is left in the buffer must not complain at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it is, say so in one line
         kind = type(error).__name__
         return _fail(f"internal: {kind}: {error} (set {_TRACEBACK}=1 for the traceback, and please report it)", 1)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = build_app()(arguments or ["--help"], prog_name="dao", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as error:
+        # so typer ends, without a word, where nobody reads what is printed
+        if isinstance(error.__context__, BrokenPipeError):
+            return CLOSED_PIPE
+        raise
+    except BrokenPipeError:
+        # what is left in the buffer must not complain at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     return code if isinstance(code, int) else 0
 
 
@@ -67,7 +78,15 @@ def _prepare_process(*, verbose: bool) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del lineno, file, line  # it is not our users who will look there
     module = "/".join(Path(filename).parts[-2:])
     typer.echo(f"warning: {' '.join(str(message).split())} ({category.__name__} of {module})", err=True)
 

@@ -239,8 +239,8 @@ def _say_end(run: PredictionRun, formulas: int) -> None:
 
 def _say_cells(targets: Mapping[Composition, tuple[int, ...]]) -> None:
     if len(targets) > MANY:
-        sizes = sorted(z * composition.num_atoms for composition, units in targets.items() for z in units)
-        typer.echo(f"{_formulas(len(targets))}, in cells of {sizes[0]} to {sizes[-1]} atoms", err=True)
+        atoms = [z * composition.num_atoms for composition, units in targets.items() for z in units]
+        typer.echo(f"{_formulas(len(targets))}, in cells of {min(atoms)} to {max(atoms)} atoms", err=True)
         return
     for composition, units in targets.items():
         sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)

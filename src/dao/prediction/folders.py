@@ -204,11 +204,11 @@ class _Work:
                 settings = check_settings(model, model.config.sampler.updated(steps=steps))
                 made_by = signature(model, settings, seed, walker.judge.guidance)
             judged_by = walker.record()
-        for composition, units in targets.items() if model is not None else ():
-            plans[composition] = plan_samples(model, composition, units, samples)
-            files[composition] = SampleFile(out / composition.reduced_formula, made_by)
-            done |= files[composition].read()
         if model is not None:
+            for composition, units in targets.items():
+                plans[composition] = plan_samples(model, composition, units, samples)
+                files[composition] = SampleFile(out / composition.reduced_formula, made_by)
+                done |= files[composition].read()
             check_requests(model, [request for plan in plans.values() for request in plan if request not in done])
         return cls(
             walker=walker,
