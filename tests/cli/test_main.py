@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,30 +24,32 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @dataclass
-class FakeCandidate:
-    formula: str
-
-    def record(self) -> dict[str, Any]:
-        return {"rank": 1, "formula": self.formula, "space_group": "Pm-3m", "volume_per_atom": 11.955}
-
-
-@dataclass
 class FakePipeline:
-    """Stands in for dao.prediction.pipeline: remembers the call, finds one candidate a formula."""
+    """Stands in for dao.prediction.folders: remembers the call, finds one candidate a formula."""
 
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None
-    candidates: list[FakeCandidate] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
     discarded: int = 0
+    earlier: int = 0
 
-    def predict_to_folder(self, targets: Any, on_start: Callable[[], None] | None, **settings: Any) -> FakePipeline:
+    def predict_to_folder(
+        self,
+        targets: Any,
+        on_start: Callable[[], None],
+        on_records: Callable[[list[dict[str, Any]]], None] | None,
+        **settings: Any,
+    ) -> FakePipeline:
         self.calls.append((targets, settings))
         if self.error:
             raise self.error
-        if on_start is not None:
-            on_start()
-        self.candidates = [FakeCandidate(str(composition)) for composition in targets]
+        on_start()
+        for composition in targets:
+            record = {"rank": 1, "formula": str(composition), "space_group": "Pm-3m", "volume_per_atom": 11.955}
+            self.records.append(record)
+            if on_records is not None:
+                on_records([record])
         return self
 
 
@@ -67,9 +72,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, shelf: Path) -> FakePipeline:
     assert shelf.is_dir()
-    fake, module = FakePipeline(), ModuleType("dao.prediction.pipeline")
+    fake, module = FakePipeline(), ModuleType("dao.prediction.folders")
     module.predict_to_folder = fake.predict_to_folder  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dao.prediction.pipeline", module)
+    monkeypatch.setitem(sys.modules, "dao.prediction.folders", module)
     return fake
 
 
@@ -77,6 +82,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, shelf: Path) -> FakePipeline:
     "verb",
     [
         (),
+        ("doctor",),
         ("predict",),
         ("prototypes", "build"),
         ("prototypes", "list"),
@@ -120,7 +126,12 @@ def test_version(run: Run) -> None:
         (["predict", "NaCl", "--cells", "0"], "cells '0'"),
         (["predict", "NaCl", "--cells", "4", "--max-atoms", "6"], "8 atoms, more than the limit of 6"),
         (["predict", "NaCl", "--device", "gpu"], "--device 'gpu': use auto, cpu, cuda or cuda:N"),
-        (["predict", "NaCl", "--format", "xml"], "'--format': 'xml' is not one of 'table', 'json'"),
+        (["predict", "NaCl", "--format", "xml"], "--format 'xml': use table or json, or files to write: cif,poscar,"),
+        (["predict", "NaCl", "--format", ""], "--format '': use table or json"),
+        (["predict", "NaCl", "--format", "table,json"], "--format 'table,json': use table or json"),
+        (["predict", "NaCl", "--write", "cif,xml"], "--write 'cif,xml': use cif,poscar,extxyz,json,csv"),
+        (["predict", "NaCl", "--write", "cif", "--format", "poscar"], "give one of the two"),
+        (["predict", "NaCl", "--quiet", "--verbose"], "contradict each other"),
         (["predict", "NaCl", "--weights", "huge"], "neither shipped (nano, small) nor a folder"),
         (["predict", "NaCl", "--weights", "."], "the folder holds no config.json"),
         (["predict", "NaCl", "--out", f"{__file__}/results"], "is not a folder"),
@@ -175,9 +186,13 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
         "batch_size": 3,
         "judging": Judging(),
         "sources": choose_sources(None),
+        "formats": ("cif", "extxyz", "json", "csv"),
+        "further": "",
         "progress": False,
     }
-    assert [line.split() for line in out.splitlines()[2:]] == [
+    tables = out.split("\n\n")
+    assert [table.splitlines()[0].split()[0] for table in tables] == ["rank", "rank"]
+    assert [table.splitlines()[2].split() for table in tables] == [
         ["1", formula, "Pm-3m", "-", "-", "11.96", "-", "-"] for formula in ("SrTiO3", "NaCl")
     ]
 
@@ -202,12 +217,12 @@ def test_partly_done_is_3(run: Run, pipeline: FakePipeline) -> None:
     pipeline.failures = ["NaCl"]
     code, _, err = run("predict", "NaCl", "--quiet")
     assert code == 3
-    assert err == f"1 formulas got no candidate: see {Path('predictions') / 'failures.json'}\n"
+    assert err == f"1 formula got no candidate: see {Path('predictions') / 'failures.json'}\n"
 
 
 def test_discarded_samples_are_counted(run: Run, pipeline: FakePipeline) -> None:
     pipeline.discarded = 3
-    assert run("predict", "NaCl")[2].endswith("3 samples were no crystals and are left out (samples.jsonl says why)\n")
+    assert "\n3 samples were no crystals and are left out (samples.jsonl says why)\n" in run("predict", "NaCl")[2]
     assert run("predict", "NaCl", "--quiet")[2] == ""
 
 
@@ -232,12 +247,71 @@ def test_what_goes_wrong_inside(run: Run, pipeline: FakePipeline, error: BaseExc
     assert err.count("\n") == (1 if line else 0)
 
 
+def test_an_interrupted_run_says_how_to_go_on(run: Run, pipeline: FakePipeline) -> None:
+    pipeline.error = KeyboardInterrupt()
+    said = "interrupted: what is finished is in predictions, and the same command goes on from there\n"
+    assert run("predict", "NaCl") == (130, "", said)
+
+
+@pytest.mark.skipif("sys.platform == 'win32'")
+@pytest.mark.parametrize("arguments", [["weights", "info", "small"], ["weights", "list"]])
+def test_whoever_reads_may_stop(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "dao", *arguments]
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_traceback_on_request(run: Run, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAO_TRACEBACK", "1")
     pipeline.error = ZeroDivisionError("oops")
     code, _, err = run("predict", "NaCl", "--quiet")
     assert code == 1
     assert "Traceback (most recent call last)" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "printed", "files"),
+    [
+        ((), "table", ("cif", "extxyz", "json", "csv")),
+        (("--format", "json"), "json", ("cif", "extxyz", "json", "csv")),
+        (("--format", "JSON", "--write", "cif"), "json", ("cif",)),
+        (("--write", "poscar, cif"), "table", ("cif", "poscar")),
+        (("--format", "cif,poscar,extxyz,json"), "table", ("cif", "poscar", "extxyz", "json")),
+        (("--format", "poscar"), "table", ("poscar",)),
+    ],
+)
+def test_what_is_printed_and_written(
+    run: Run, pipeline: FakePipeline, options: tuple[str, ...], printed: str, files: tuple[str, ...]
+) -> None:
+    code, out, _ = run("predict", "NaCl", *options)
+    assert code == 0
+    assert out.startswith("[" if printed == "json" else "rank")
+    assert pipeline.calls[0][1]["formats"] == files
+
+
+def test_times_are_said_and_written(run: Run, pipeline: FakePipeline, tmp_path: Path) -> None:
+    _, _, err = run("predict", "NaCl")
+    assert re.fullmatch(r"[0-9.]+ s: .*", err.splitlines()[-1])
+    said = json.loads((tmp_path / "predictions" / "run.json").read_text())
+    assert said["formulas"] == said["candidates"] == len(pipeline.calls) == 1
+    assert said["seconds_total"] >= said["seconds"]["start-up"] >= 0.0
+    assert said["versions"]["dao"] == dao.__version__
+    _, out, err = run("predict", "NaCl", "--verbose")
+    assert re.search(r"^versions: dao .*, torch ", err)
+    assert re.search(r"^start-up +[0-9.]+ s +[0-9.]+%$", err, re.MULTILINE)
+    assert "start-up" not in out
+    assert run("predict", "NaCl", "--quiet")[2] == ""
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_many_formulas_are_counted_not_listed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "formulas.txt").write_text("NaCl\nMgO\nGaAs\nSi\nGe\nSrTiO3\n")
+    assert run("predict", "--file", "formulas.txt")[2].startswith("6 formulas, in cells of 1 to 20 atoms\n")
 
 
 @pytest.mark.usefixtures("shelf")

@@ -246,6 +246,8 @@ def test_formula_file(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         (b"SrTiO3\n\nXxO2\n", "formulas.txt line 3: formula 'XxO2': unknown element 'Xx'"),
+        (b"\xef\xbb\xbfNaCl\nNa Cl2 x\nLi0\nQ\n", "formulas.txt line 2: formula 'Na Cl2 x': a space inside"),
+        (b"Li0\nNaCl\nQ\nJ\n", "line 1: formula 'Li0': count of Li is zero (bad too: lines 3, 4)"),
         (b"# nothing\n", "formulas.txt: holds no formula"),
         (b"\xff\xfe\x00", "formulas.txt: not a UTF-8 text file"),
         (None, "formulas.txt: No such file or directory"),

@@ -108,6 +108,23 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
             write_failures(inside, failures)
 
 
+def test_files_of_one_choice_replace_those_of_another(tmp_path: Path) -> None:
+    records = write_candidates(tmp_path, THREE, ("poscar",))
+    posters = ["POSCAR-001_Fm-3m", "POSCAR-002_Pm-3m", "POSCAR-003_P1"]
+    assert names(tmp_path) == [record["poscar"] for record in records] == posters
+    for candidate, name in zip(THREE, posters, strict=True):
+        # by its name alone, as VESTA does it
+        read = ase.io.read(tmp_path / name)
+        assert not isinstance(read, list)
+        assert same(Crystal.from_atoms(read).to_structure(), candidate.structure)
+        assert (tmp_path / name).read_text().startswith(f"NaCl {candidate.space_group} (")
+        assert Structure.from_file(tmp_path / name).num_sites == candidate.num_atoms
+    assert "cif" not in write_candidates(tmp_path, THREE, ("csv", "json"))[0]
+    assert names(tmp_path) == ["candidates.csv", "candidates.json"]
+    write_candidates(tmp_path, THREE[:1], ("cif",))
+    assert names(tmp_path) == ["001_Fm-3m.cif"]
+
+
 def test_failures_are_written_and_removed(tmp_path: Path) -> None:
     write_failures(tmp_path / "new", [{"formula": "NaCl", "reason": "bad luck"}])
     assert json.loads((tmp_path / "new" / "failures.json").read_text()) == [{"formula": "NaCl", "reason": "bad luck"}]

@@ -21,7 +21,8 @@ from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.prediction import pipeline
 from dao.prediction.composition import Composition, parse_formula
-from dao.prediction.pipeline import PredictionRun, allocate, predict, predict_to_folder
+from dao.prediction.folders import PredictionRun, predict_to_folder
+from dao.prediction.pipeline import allocate, predict
 from dao.processes.config import SamplerSettings
 from dao.sampling import sample
 
@@ -70,7 +71,7 @@ def test_allocation_of_formulas_that_are_not_divided(weights: Path, monkeypatch:
     assert allocate(10, (1, 2), 4, {"2": {"1": 500, "2": 89, "4": 9}}, multiple=2) == {1: 9, 2: 1}
     model = pipeline.load_generator(weights, "cpu")
     monkeypatch.setitem(model.config.cells, "2", {"2": 89, "4": 9})
-    plan = pipeline._plan(model, parse_formula("Na2O2"), (1, 2), 10)
+    plan = pipeline.plan_samples(model, parse_formula("Na2O2"), (1, 2), 10)
     assert sorted(len(request.atomic_numbers) for request in plan) == [4] * 9 + [8]
 
 
@@ -126,7 +127,7 @@ def test_folders_of_several_formulas(tmp_path: Path, weights: Path) -> None:
         lines = [json.loads(line) for line in sample_lines(tmp_path / formula)]
         assert len(lines) == 8
         candidates = json.loads((tmp_path / formula / "candidates.json").read_text())
-        assert [one["rank"] for one in candidates] == [one.rank for one in done.candidates if one.formula == formula]
+        assert [one["rank"] for one in candidates] == [one["rank"] for one in done.records if one["formula"] == formula]
         assert all((tmp_path / formula / one["cif"]).is_file() for one in candidates)
         alone = predict(formula, 8, cells="1,2" if formula == "NaCl" else "1", weights=weights, sources="generator")
         assert [one.record().items() <= theirs.items() for one, theirs in zip(alone, candidates, strict=True)]
@@ -140,7 +141,7 @@ def test_a_second_run_samples_nothing(tmp_path: Path, weights: Path, monkeypatch
     monkeypatch.setattr("dao.sampling._sample_batch", lambda *_, **__: pytest.fail("sampled again"))
     second = run({NACL: (1, 2)}, tmp_path, weights, batch_size=1)
     assert listing([tmp_path]) == before
-    assert [one.record() for one in first.candidates] == [one.record() for one in second.candidates]
+    assert first.records == second.records
 
 
 def test_more_samples_extend_a_run(tmp_path: Path, weights: Path) -> None:
@@ -158,7 +159,7 @@ def test_more_samples_extend_a_run(tmp_path: Path, weights: Path) -> None:
     assert counts("grown") == counts("at once")
     # fewer again: the others stay in the file and are not counted
     fewer = run({NACL: (1, 2)}, tmp_path / "grown", weights, samples=10)
-    assert {one.samples for one in fewer.candidates} == {10}
+    assert {one["samples"] for one in fewer.records} == {10}
     assert len(sample_lines(tmp_path / "grown" / "NaCl")) == 25
 
 
@@ -202,7 +203,7 @@ def test_formulas_without_a_crystal_are_reported(
 
     monkeypatch.setattr(Crystal, "validate", strict)
     done = run({NACL: (1,), MGO: (1,)}, tmp_path, weights)
-    assert {one.formula for one in done.candidates} == {"MgO"}
+    assert {one["formula"] for one in done.records} == {"MgO"}
     assert done.failures == [{"formula": "NaCl", "reason": "none of 8 samples is a crystal (the first: no good)"}]
     assert json.loads((tmp_path / "failures.json").read_text()) == done.failures
     assert done.discarded >= 8
@@ -210,6 +211,55 @@ def test_formulas_without_a_crystal_are_reported(
     # what failed stays failed, and the file of failures goes with the formula
     run({MGO: (1,)}, tmp_path, weights)
     assert not (tmp_path / "failures.json").exists()
+
+
+def test_formulas_are_finished_one_after_the_other(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In groups that fill a batch: what comes first is complete before the next is begun."""
+    monkeypatch.setattr("dao.prediction.folders.ATOMS_PER_BATCH", 8 * 2)
+    seen: list[tuple[str, list[str]]] = []
+
+    def look(records: list[dict[str, Any]]) -> None:
+        there = sorted(path.parent.name for path in tmp_path.glob("*/samples.jsonl"))
+        seen.append((records[0]["formula"], there))
+
+    done = run({NACL: (1,), MGO: (1,)}, tmp_path, weights, on_records=look)
+    assert seen == [("NaCl", ["NaCl"]), ("MgO", ["MgO", "NaCl"])]
+    assert [one["formula"] for one in done.records] == [
+        *["NaCl"] * sum(one["formula"] == "NaCl" for one in done.records),
+        *["MgO"] * sum(one["formula"] == "MgO" for one in done.records),
+    ]
+
+
+def test_what_is_finished_is_not_made_again(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[str] = []
+
+    def again(targets: dict[Composition, tuple[int, ...]], **options: Any) -> tuple[PredictionRun, list[str]]:
+        reported.clear()
+        options = {"on_result": lambda result: reported.append(str(result.composition)), **options}
+        return run(targets, tmp_path, weights, **options), list(reported)
+
+    both = {NACL: (1, 2), MGO: (1,)}
+    first, made = again(both)
+    assert (first.earlier, made) == (0, ["NaCl", "MgO"])
+    second, made = again(both)
+    assert (second.earlier, made) == (2, [])
+    assert second.records == first.records
+    # other settings, a file that is wanted and was not written, damage, and a kill before the end
+    assert again(both, samples=9)[1] == ["NaCl", "MgO"]
+    assert again(both)[1] == ["NaCl", "MgO"]
+    assert again(both, formats=("poscar", "json"))[1] == ["NaCl", "MgO"]
+    assert again(both, formats=("json",))[1] == []
+    assert again(both, further="report")[1] == ["NaCl", "MgO"]
+    assert again(both, further="report")[1] == []
+    (tmp_path / "NaCl" / "candidates.json").write_text("[{}")
+    assert again(both)[1] == ["NaCl"]
+    monkeypatch.setattr("dao.prediction.folders.write_candidates", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        again({NACL: (1,)})
+    monkeypatch.undo()
+    assert again(both)[1] == ["NaCl"]
 
 
 class KilledError(BaseException):
@@ -233,10 +283,10 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, weights: Path, after: int, m
             seen += len(batch)
             yield batch
 
-    monkeypatch.setattr("dao.prediction.pipeline.sample", stopping)
+    monkeypatch.setattr("dao.prediction.folders.sample", stopping)
     with pytest.raises(KilledError):
         run({NACL: (1, 2), MGO: (1,)}, tmp_path / "killed", weights, batch_size=3)
-    monkeypatch.setattr("dao.prediction.pipeline.sample", counting)
+    monkeypatch.setattr("dao.prediction.folders.sample", counting)
     run({NACL: (1, 2), MGO: (1,)}, tmp_path / "killed", weights, batch_size=3)
     assert seen == 16 - 3 * after
     one, other = (

@@ -108,7 +108,7 @@ def test_build_list_and_predict(run: Run, tmp_path: Path) -> None:
     # an anonymous formula that the table does not have
     code, _, said = run("predict", "Li3N", *arguments)
     assert code == 3
-    assert "1 formulas got no candidate" in said
+    assert "1 formula got no candidate" in said
     assert "no prototype" in (tmp_path / "predictions" / "failures.json").read_text(encoding="utf-8")
 
 

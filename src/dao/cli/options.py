@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dao.cli import completion
 from dao.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1
 
-Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.", autocompletion=completion.devices),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also say versions, device, weights, time per stage and warnings.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
 
 
@@ -36,12 +43,14 @@ PredictorWeights = Annotated[
         "--weights",
         metavar="NAME|FOLDER|HUB_ID",
         help="Weights of a predictor: a shipped name, a folder, or a Hugging Face Hub id.",
+        autocompletion=completion.weights,
     ),
 ]
 Predictor = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FOLDER|HUB_ID",
+        autocompletion=completion.weights,
         help="Weights of a predictor, which ranks by energy and guides; the shipped ones, if any.",
         show_default=False,
     ),
@@ -74,6 +83,7 @@ Data = Annotated[
         "--reference",
         metavar="NAME|PATH",
         help="The true crystals: mp20 or mpts52 of $DAO_DATA, or a file or folder of any kind that can be read.",
+        autocompletion=completion.data_sets,
     ),
 ]
 Split = Annotated[
@@ -86,6 +96,7 @@ SourcesOption = Annotated[
         "--sources",
         metavar="generator|prototypes|generator,prototypes",
         help="What proposes crystals; both where a table of prototypes ships.",
+        autocompletion=completion.sources,
         show_default=False,
     ),
 ]
@@ -95,6 +106,7 @@ Table = Annotated[
         "--table",
         metavar="NAME|FILE[,...]",
         help="Prototypes: shipped names (see dao prototypes list) or files of dao prototypes build.",
+        autocompletion=completion.tables,
         show_default=False,
     ),
 ]
@@ -106,6 +118,69 @@ BreakSymmetry = Annotated[
 
 Format = Literal["table", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed.")]
+
+
+PrintOrFiles = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="table|json|FILES",
+        help="How results are printed: table or json; or files to write, as --write, e.g. cif,poscar.",
+        autocompletion=completion.formats,
+    ),
+]
+Write = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILES",
+        help="Files to write for each formula, of cif,poscar,extxyz,json,csv; all but poscar if not given.",
+        autocompletion=completion.file_formats,
+        show_default=False,
+    ),
+]
+
+
+def format_options(output: str, write: str | None) -> tuple[Format, tuple[str, ...]]:
+    """What is printed, and which files are written.
+
+    ``table`` and ``json`` alone are what is printed, as with every verb; any other list names files, as ``write`` does.
+
+    Raises:
+        InputError: an unknown format, none, or files named by both options.
+
+    """
+    from dao.prediction.formats import DEFAULT_FORMATS
+
+    wanted = output.strip().lower()
+    if wanted in ("table", "json"):
+        printed: Format = "json" if wanted == "json" else "table"
+        return printed, DEFAULT_FORMATS if write is None else _file_formats(write, "--write")
+    files = _file_formats(output, "--format")
+    if write is not None:
+        raise InputError(f"--format {output!r} names files as --write does: give one of the two")
+    return "table", files
+
+
+def _file_formats(text: str, option: str) -> tuple[str, ...]:
+    """Formats of files, in the order of :data:`dao.prediction.formats.FORMATS`."""
+    from dao.prediction.formats import FORMATS
+
+    chosen = {name.strip().lower() for name in text.split(",")}
+    if not chosen <= set(FORMATS):
+        printing = "table or json, or files to write: " if option == "--format" else ""
+        raise InputError(f"{option} {text!r}: use {printing}{','.join(FORMATS)} or some of them")
+    return tuple(name for name in FORMATS if name in chosen)
+
+
+def check_talk(quiet: bool, verbose: bool) -> None:
+    """Refuse to be quiet and talk at once.
+
+    Raises:
+        InputError: both are asked for.
+
+    """
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose contradict each other: give one of the two")
 
 
 def check_device(device: str) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dao.cli import completion
 from dao.cli.options import (
     Device,
-    FormatOption,
     GuidanceStrength,
     GuidanceTarget,
     Predictor,
+    PrintOrFiles,
     Quiet,
     RankBy,
     Seed,
     SourcesOption,
     Table,
+    Verbose,
+    Write,
     check_device,
     check_out_folder,
+    check_talk,
+    format_options,
     judging_options,
     sources_option,
 )
@@ -29,6 +35,7 @@ from dao.errors import InputError
 
 if TYPE_CHECKING:
     from dao.prediction.composition import Composition
+    from dao.prediction.folders import PredictionRun
     from dao.prediction.pipeline import FormulaResult
 
 EXAMPLES = """\b
@@ -36,13 +43,18 @@ Examples:
   dao predict SrTiO3
   dao predict NaCl GaAs --samples 50 --cells 1,2 --out runs/first
   dao predict --file formulas.txt --format json --quiet > candidates.json
+  dao predict --file formulas.txt --write cif,poscar --out runs/hundred
   dao predict SrTiO3 --sources prototypes --table mp20.safetensors
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
   dao predict SrTiO3 --report
 
 \b
-The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
-A run that was interrupted goes on where it stopped when the same command is given again."""
+The folder given by --out receives a folder a formula: one CIF a candidate, candidates.json, candidates.csv and
+candidates.extxyz. Formulas are finished one after the other. A run that was interrupted goes on where it stopped when
+the same command is given again; what is finished is not made again.
+
+\b
+--format json prints one JSON list of all candidates. --format cif,poscar is another way to say --write cif,poscar."""
 
 COLUMNS = {
     "rank": "rank",
@@ -57,6 +69,9 @@ COLUMNS = {
     "prototype": "like",
 }
 """Keys of a candidate's record that the table shows, and their headings; energies where there are any."""
+
+MANY = 5
+"""Formulas of which more than these are not listed one by one before they begin."""
 
 
 def predict(
@@ -84,7 +99,9 @@ def predict(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FOLDER|HUB_ID", help="Shipped name (see dao weights list), folder, or Hugging Face Hub id."
+            metavar="NAME|FOLDER|HUB_ID",
+            help="Shipped name (see dao weights list), folder, or Hugging Face Hub id.",
+            autocompletion=completion.weights,
         ),
     ] = None,
     device: Device = "auto",
@@ -101,18 +118,22 @@ def predict(
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html (opens offline) and its figures for each formula.")
     ] = False,
-    output: FormatOption = "table",
+    output: PrintOrFiles = "table",
+    write: Write = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Predict the crystal structures of one or more compositions."""
     from dao.prediction.composition import parse_cells
     from dao.weights import DEFAULT, largest_trained_cell, resolve
 
+    check_talk(quiet, verbose)
     compositions = _compositions(formulas or [], file)
     trained_on = resolve(DEFAULT if weights is None else weights)
     trained = largest_trained_cell(trained_on)
     targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
     check_device(device)
+    printed, formats = format_options(output, write)
     judging = judging_options(predictor, guidance, target, rank)
     chosen = sources_option(sources, table)
     check_out_folder(out)
@@ -121,41 +142,106 @@ def predict(
 
         require_diffraction()
 
-    from dao.prediction.pipeline import predict_to_folder
+    from dao.cli.output import print_json
+    from dao.cli.run_record import RunRecord
+    from dao.stages import REPORT, START, measured, stage
 
-    results: list[FormulaResult] = []
-    run = predict_to_folder(
-        targets,
-        out=out,
-        weights=trained_on,
-        samples=samples,
-        steps=steps,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-        judging=judging,
-        sources=chosen,
-        progress=not quiet,
-        on_start=None if quiet else partial(_say_cells, targets),
-        on_result=results.append if report else None,
-    )
-    _report([candidate.record() for candidate in run.candidates], output)
-    if results:
-        from dao.report.results import report_on
+    def on_start() -> None:
+        if verbose:
+            record.say_setup()
+        if not quiet:
+            _say_cells(targets)
 
-        for result in results:
+    def make_report(result: FormulaResult) -> None:
+        with stage(REPORT):
+            from dao.report.results import report_on
+
             page = report_on(result)
-            if not quiet:
-                typer.echo(f"report: {page}", err=True)
-    if run.discarded and not quiet:
-        typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
+        if not quiet:
+            typer.echo(f"report: {page}", err=True)
+
+    with measured() as stages, _saying_how_to_go_on(out, quiet=quiet):
+        record = RunRecord(
+            stages=stages,
+            device=device,
+            weights=trained_on if chosen.generator else None,
+            predictor=judging.predictor,
+            table=chosen.table,
+        )
+        with stage(START):
+            from dao.prediction.folders import predict_to_folder
+        run = predict_to_folder(
+            targets,
+            out=out,
+            weights=trained_on,
+            samples=samples,
+            steps=steps,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            judging=judging,
+            sources=chosen,
+            formats=formats,
+            progress=not quiet,
+            on_start=on_start,
+            on_records=_Tables() if printed == "table" else None,
+            on_result=make_report if report else None,
+            further="report" if report else "",
+        )
+        if printed == "json":
+            print_json(run.records)
+        record.write(out, run, len(targets))
+        if not quiet:
+            _say_end(run, len(targets))
+            record.say_times(verbose=verbose)
     if run.failures:
-        typer.echo(f"{len(run.failures)} formulas got no candidate: see {out / 'failures.json'}", err=True)
+        typer.echo(f"{_formulas(len(run.failures))} got no candidate: see {out / 'failures.json'}", err=True)
         return 3
     return 0
 
 
+@contextmanager
+def _saying_how_to_go_on(out: Path, *, quiet: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not quiet:
+            said = f"interrupted: what is finished is in {out}, and the same command goes on from there"
+            typer.echo(said, err=True)
+        raise
+
+
+class _Tables:
+    """Prints the candidates of a formula at a time, so that the first are there long before the last."""
+
+    def __init__(self) -> None:
+        self._any = False
+
+    def __call__(self, records: list[dict[str, Any]]) -> None:
+        if self._any:
+            print()
+        self._any = True
+        _report(records)
+        # whoever reads a pipe need not wait either
+        sys.stdout.flush()
+
+
+def _formulas(count: int) -> str:
+    return f"{count} formula{'' if count == 1 else 's'}"
+
+
+def _say_end(run: PredictionRun, formulas: int) -> None:
+    if run.discarded:
+        typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
+    if run.earlier:
+        typer.echo(f"{run.earlier} of {_formulas(formulas)} had been finished by an earlier run", err=True)
+
+
 def _say_cells(targets: Mapping[Composition, tuple[int, ...]]) -> None:
+    if len(targets) > MANY:
+        atoms = [z * composition.num_atoms for composition, units in targets.items() for z in units]
+        typer.echo(f"{_formulas(len(targets))}, in cells of {min(atoms)} to {max(atoms)} atoms", err=True)
+        return
     for composition, units in targets.items():
         sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
         typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
@@ -172,12 +258,9 @@ def _compositions(formulas: list[str], file: Path | None) -> list[Composition]:
     return compositions
 
 
-def _report(records: list[dict[str, Any]], output: str) -> None:
-    from dao.cli.output import print_json, print_table
+def _report(records: list[dict[str, Any]]) -> None:
+    from dao.cli.output import print_table
 
-    if output == "json":
-        print_json(records)
-        return
     columns = dict(COLUMNS)
     if not any("e_above_hull" in record for record in records):
         del columns["e_above_hull"]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dao.cli import completion
 from dao.cli.options import MAX_SEED, Device, Quiet, check_device, check_out_folder
 from dao.errors import InputError
 
@@ -24,7 +25,12 @@ A training that was interrupted goes on where it stopped when the same command i
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a recipe file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="Name of a recipe, or path of a recipe file.", autocompletion=completion.recipes
+        ),
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; may be repeated."),

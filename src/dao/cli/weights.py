@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dao.cli import completion
 from dao.cli.options import FormatOption
 
 app = typer.Typer(
@@ -50,7 +51,14 @@ def list_weights(output: FormatOption = "table") -> None:
 
 @app.command("info", epilog="\b\nExample:\n  dao weights info small")
 def info(
-    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A shipped name, or a folder of weights.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER",
+            help="A shipped name, or a folder of weights.",
+            autocompletion=completion.weights,
+        ),
+    ],
     output: FormatOption = "table",
 ) -> None:
     """Show one set of weights: its settings, training record and model card."""

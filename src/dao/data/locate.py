@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dao.data.shards import shard_files
 from dao.errors import InputError
 
 
@@ -23,6 +22,8 @@ def validation_file(name: str, given: Path | None) -> Path:
     """
     if given is None:
         return training_file(name, None)
+    from dao.data.shards import shard_files
+
     folder = given if given.is_dir() else given.parent
     return training_file(name, None if shard_files(folder) and not (folder / name).is_file() else folder)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice, permutations, product
 
 import numpy as np
@@ -108,6 +108,10 @@ class SymmetryMemory:
             atomic numbers and ``positions`` (N,) uint8 indices in the group (0 = a); ``distances`` (E, E) float32.
 
         """
+        return dict(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
         distinct = {(label.space_group, _indexed(label)) for label in self.labels}
         groups, orbits = zip(*sorted(distinct), strict=True) if distinct else ((), ())
         every = [orbit for one in orbits for orbit in one]

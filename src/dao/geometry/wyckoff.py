@@ -173,7 +173,8 @@ def wyckoff_positions(space_group: int) -> tuple[WyckoffPosition, ...]:
     found = []
     for letter, _, site_symmetry, coordinates in _rows()[str(space_group)]:
         linear, constant = _parse(coordinates)
-        basis = _saturated(np.rint(to_primitive @ linear).astype(np.int64))
+        columns = np.rint(to_primitive @ linear).astype(np.int64)
+        basis, degrees = _saturated(columns.tobytes())
         offset = to_primitive @ constant
         maps, offsets = rotations @ basis, rotations @ offset + translations
         points = maps @ _GENERIC + offsets
@@ -184,7 +185,7 @@ def wyckoff_positions(space_group: int) -> tuple[WyckoffPosition, ...]:
                 space_group=space_group,
                 letter=letter,
                 multiplicity=len(first),
-                degrees=int(np.linalg.matrix_rank(basis)),
+                degrees=degrees,
                 site_symmetry=site_symmetry,
                 coordinates=coordinates,
                 maps=maps[first].astype(np.float64),
@@ -203,6 +204,7 @@ def _canonical(points: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]
     return np.where(np.abs(reduced) < 1e-7, 0.0, reduced).round(12)
 
 
+@cache
 def _parse(coordinates: str) -> tuple[Int64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
     """Linear and constant part of "x,2x,z+1/4"."""
     linear, constant = np.zeros((3, 3), dtype=np.int64), np.zeros(3)
@@ -218,11 +220,16 @@ def _parse(coordinates: str) -> tuple[Int64[np.ndarray, "3 3"], Float64[np.ndarr
     return linear, constant
 
 
-def _saturated(columns: Int64[np.ndarray, "3 3"]) -> Int64[np.ndarray, "3 3"]:
-    """Shortest basis of all integer vectors in the span of the columns, padded with zero columns."""
+@cache
+def _saturated(matrix: bytes) -> tuple[Int64[np.ndarray, "3 3"], int]:
+    """Shortest basis of all integer vectors in the span of a matrix' columns, padded with zero columns; its rank.
+
+    The matrix comes as the bytes of its integers: 1731 positions share some dozens of them.
+    """
+    columns = np.frombuffer(matrix, dtype=np.int64).reshape(3, 3)
     degrees = int(np.linalg.matrix_rank(columns))
     if degrees == 3:
-        return np.eye(3, dtype=np.int64)
+        return np.eye(3, dtype=np.int64), degrees
     basis = np.zeros((3, 3), dtype=np.int64)
     independent = columns[:, np.abs(columns).sum(0) > 0]
     if degrees == 1:
@@ -233,7 +240,7 @@ def _saturated(columns: Int64[np.ndarray, "3 3"]) -> Int64[np.ndarray, "3 3"]:
         inside = inside[(inside**2).sum(1).argsort(kind="stable")]
         basis[:, 0] = inside[0]
         basis[:, 1] = next(v for v in inside if np.gcd.reduce(np.cross(inside[0], v)) == 1)
-    return basis
+    return basis, degrees
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,22 +159,33 @@ def read_formula_file(path: Path, max_atoms: int = MAX_ATOMS) -> list[Compositio
 
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # an editor on Windows puts a mark at the beginning
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a UTF-8 text file of formulas") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    compositions = []
+    compositions, bad = [], {}
     for number, line in enumerate(lines, start=1):
         formula = line.split("#", 1)[0].strip()
         if formula:
             try:
                 compositions.append(parse_formula(formula, max_atoms))
             except InputError as error:
-                raise InputError(f"{path} line {number}: {error}") from None
+                bad[number] = error
+    if bad:
+        first, *others = bad
+        more = f" (bad too: {_lines(others)})" if others else ""
+        raise InputError(f"{path} line {first}: {bad[first]}{more}")
     if not compositions:
         raise InputError(f"{path}: holds no formula")
     return compositions
+
+
+def _lines(numbers: list[int]) -> str:
+    """``line 7``, ``lines 7, 9``; a long list is cut."""
+    shown = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+    return f"line{'s' if len(numbers) > 1 else ''} {shown}"
 
 
 def _shown(text: str) -> str:

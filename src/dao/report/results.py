@@ -19,6 +19,7 @@ from dao.report.diffraction import powder_pattern
 from dao.report.figures import pattern_figure, structures_figure, volume_figure, walk_figure
 from dao.report.page import render
 from dao.report.scenes import drawn_cell, scene, scenes
+from dao.stages import in_words, so_far
 from dao.trajectory import walk_again
 
 PAGE, FIGURES = "report.html", "report"
@@ -107,12 +108,14 @@ def _settings(result: FormulaResult) -> dict[str, str]:
             "Seed": str(result.seed),
         }
     sources = sorted({one.source for one in result.candidates})
+    times = in_words(so_far())
     return said | {
         "Predictor": "none" if judge.ranker is None else f"{judge.ranker.config.name} ({judge.ranker.fingerprint})",
         "Ranked by": judge.note(),
         "Guidance": "none" if judge.guidance is None else f"strength {judge.guidance.strength:g}",
         "Software": f"DAO {dao.__version__}",
         "Sources": ", ".join(sources) or "none",
+        **({"Time, all formulas": times} if times else {}),
     }
 
 

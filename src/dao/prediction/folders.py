@@ -1,0 +1,296 @@
+"""Many compositions into a folder each: what ``dao predict`` does.
+
+A formula's folder holds ``samples.jsonl`` (every finished sample, appended batch by batch, so that a kill loses at most
+the running one and the same call goes on), ``candidates.json``, ``candidates.csv``, ``candidates.extxyz``, one CIF a
+candidate, and at last ``settings.json``, which says what all of it was made by: the same call leaves it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dao.models import Generator
+from dao.prediction.composition import Composition
+from dao.prediction.files import write_candidates, write_failures
+from dao.prediction.finished import Finished, read_finished, unfinished, write_finished
+from dao.prediction.formats import DEFAULT_FORMATS
+from dao.prediction.judging import Judging
+from dao.prediction.pipeline import FormulaResult, Walker, load_generator, plan_samples
+from dao.prediction.sources import Sources
+from dao.processes.config import SamplerSettings
+from dao.progress import FormulaProgress
+from dao.sample_file import SampleFile, signature
+from dao.sampling import ATOMS_PER_BATCH, Sample, SampleRequest, check_requests, check_settings, sample
+from dao.stages import SAMPLING, WEIGHTS, WRITING, stage
+
+
+@dataclass
+class PredictionRun:
+    """What a prediction brought: ranked candidates of every formula, and the formulas that got none."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Of the candidates, as in ``candidates.json`` but without their structures."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    discarded: int = 0
+    """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
+    earlier: int = 0
+    """Formulas that an earlier run had finished."""
+
+
+def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
+    targets: Mapping[Composition, tuple[int, ...]],
+    *,
+    out: Path,
+    weights: Path | str | None,
+    samples: int,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int | None = None,
+    judging: Judging | None = None,
+    sources: Sources | None = None,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    progress: bool = True,
+    on_start: Callable[[], None] | None = None,
+    on_records: Callable[[list[dict[str, Any]]], None] | None = None,
+    on_result: Callable[[FormulaResult], None] | None = None,
+    further: str = "",
+) -> PredictionRun:
+    """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
+
+    Samples of some compositions at a time are generated together, and their folders completed one by one.
+
+    Args:
+        targets: formula units a cell to try, by composition.
+        out: the folder.
+        weights: see :func:`dao.prediction.pipeline.predict`, and likewise below.
+        samples: structures to generate for each composition.
+        steps: sampler steps.
+        seed: seed.
+        device: device.
+        batch_size: crystals generated at a time.
+        judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
+        sources: what proposes; default the generator alone.
+        formats: of :data:`dao.prediction.formats.FORMATS`, to write candidates in.
+        progress: show a progress bar on stderr.
+        on_start: called once all that could be refused has been checked, before anything is generated or written.
+        on_records: called with each composition's records once they are written, an earlier run's included.
+        on_result: called next with each composition's candidates, but not with those that an earlier run finished.
+        further: what ``on_result`` writes: folders that were finished without it are not left alone.
+
+    Raises:
+        InputError: weights or settings that cannot be used, a folder that cannot be written, or one with samples made
+            otherwise.
+
+    """
+    work = _Work.prepared(
+        targets,
+        chosen=sources or Sources(),
+        judging=judging or Judging(),
+        weights=weights,
+        samples=samples,
+        steps=steps,
+        seed=seed,
+        device=device,
+        out=out,
+    )
+    files = [*formats, further] if further else list(formats)
+    known = {one: work.finished(one, files) for one in targets}
+    left = sum(len(work.plans[one]) for one in targets if known[one] is None)
+    if on_start is not None:
+        on_start()
+    run = PredictionRun()
+    with FormulaProgress(len(targets), left, enabled=progress) as bar:
+        for group in _groups(work.plans):
+            waiting = [one for one in group if known[one] is None]
+            with stage(SAMPLING):
+                work.sample(waiting, batch_size, bar.advance)
+            for one in group:
+                finished = known[one]
+                if finished is not None:
+                    run.earlier += 1
+                    with bar.paused():
+                        _tell(finished, on_records)
+                else:
+                    result = work.result(one)
+                    unfinished(result.folder)
+                    with stage(WRITING):
+                        records = write_candidates(result.folder, result.candidates, formats)
+                    finished = Finished(records=records, discarded=result.discarded, failure=work.failure(result))
+                    with bar.paused():
+                        _tell(finished, on_records)
+                    if on_result is not None:
+                        on_result(result)
+                    write_finished(result.folder, work.made_by(one), files, finished)
+                run.records += finished.records
+                run.discarded += finished.discarded
+                if finished.failure is not None:
+                    run.failures.append({"formula": one.reduced_formula, "reason": finished.failure})
+                    write_failures(out, run.failures)
+                bar.finish(str(one), len(finished.records))
+    write_failures(out, run.failures)
+    return run
+
+
+def _tell(finished: Finished, on_records: Callable[[list[dict[str, Any]]], None] | None) -> None:
+    if on_records is not None and finished.records:
+        on_records(finished.records)
+
+
+def _groups(plans: Mapping[Composition, Mapping[SampleRequest, int]]) -> Iterator[list[Composition]]:
+    """Compositions in their order, as many together as make a batch.
+
+    It depends on what was asked for alone, not on what exists already: a run that goes on cuts the same batches.
+    """
+    group: list[Composition] = []
+    atoms = 0
+    for composition, plan in plans.items():
+        group.append(composition)
+        atoms += sum(len(request.atomic_numbers) for request in plan)
+        if atoms >= ATOMS_PER_BATCH or not plan:
+            yield group
+            group, atoms = [], 0
+    if group:
+        yield group
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Work:
+    """Everything loaded and checked for some compositions, and what there is of their samples."""
+
+    walker: Walker
+    model: Generator | None
+    settings: SamplerSettings | None
+    seed: int
+    out: Path
+    targets: Mapping[Composition, tuple[int, ...]]
+    plans: dict[Composition, dict[SampleRequest, int]]
+    signature: dict[str, Any]
+    judged_by: dict[str, Any]
+    files: dict[Composition, SampleFile]
+    done: dict[SampleRequest, Sample]
+
+    @classmethod
+    def prepared(
+        cls,
+        targets: Mapping[Composition, tuple[int, ...]],
+        *,
+        chosen: Sources,
+        judging: Judging,
+        weights: Path | str | None,
+        samples: int,
+        steps: int | None,
+        seed: int,
+        device: str,
+        out: Path,
+    ) -> _Work:
+        """Load the models, plan the samples and read those of an earlier run.
+
+        Raises:
+            InputError: see :func:`predict_to_folder`.
+
+        """
+        model, settings, made_by = None, None, {}
+        plans: dict[Composition, dict[SampleRequest, int]] = {composition: {} for composition in targets}
+        files: dict[Composition, SampleFile] = {}
+        done: dict[SampleRequest, Sample] = {}
+        with stage(WEIGHTS):
+            walker = Walker.load(chosen, judging, device)
+            if chosen.generator:
+                model = load_generator(weights, device)
+                settings = check_settings(model, model.config.sampler.updated(steps=steps))
+                made_by = signature(model, settings, seed, walker.judge.guidance)
+            judged_by = walker.record()
+        if model is not None:
+            for composition, units in targets.items():
+                plans[composition] = plan_samples(model, composition, units, samples)
+                files[composition] = SampleFile(out / composition.reduced_formula, made_by)
+                done |= files[composition].read()
+            check_requests(model, [request for plan in plans.values() for request in plan if request not in done])
+        return cls(
+            walker=walker,
+            model=model,
+            settings=settings,
+            seed=seed,
+            out=out,
+            targets=targets,
+            plans=plans,
+            signature=made_by,
+            judged_by=judged_by,
+            files=files,
+            done=done,
+        )
+
+    def folder(self, composition: Composition) -> Path:
+        """Where its files go."""
+        return self.out / composition.reduced_formula
+
+    def made_by(self, composition: Composition) -> dict[str, Any]:
+        """All that its candidates depend on, as JSON."""
+        return {
+            "generator": self.signature,
+            "samples": len(self.plans[composition]),
+            "cells": self.targets[composition],
+            **self.judged_by,
+        }
+
+    def finished(self, composition: Composition, files: Sequence[str]) -> Finished | None:
+        """What an earlier run made of it, if all of that is there."""
+        if any(request not in self.done for request in self.plans[composition]):
+            return None
+        return read_finished(self.folder(composition), self.made_by(composition), files)
+
+    def sample(
+        self, compositions: Sequence[Composition], batch_size: int | None, advance: Callable[[int], None]
+    ) -> None:
+        """Generate the samples that are missing, and write each down with its composition as soon as it is there."""
+        owner = {request: one for one in compositions for request in self.plans[one]}
+        missing = [request for request in owner if request not in self.done]
+        advance(len(owner) - len(missing))
+        if self.model is None or not missing:
+            return
+        walk = sample(
+            self.model,
+            missing,
+            seed=self.seed,
+            settings=self.settings,
+            batch_size=batch_size,
+            guidance=self.walker.judge.guidance,
+        )
+        for batch in walk:
+            for one in batch:
+                self.done[one.request] = one
+            for composition in {owner[one.request]: None for one in batch}:
+                self.files[composition].append([one for one in batch if owner[one.request] == composition])
+            advance(len(batch))
+
+    def result(self, composition: Composition) -> FormulaResult:
+        """Its candidates, from samples that are all there; they are not needed again."""
+        plan = self.plans[composition]
+        samples = [self.done.pop(request) for request in plan]
+        return FormulaResult(
+            composition=composition,
+            folder=self.folder(composition),
+            candidates=self.walker.candidates(composition, self.targets[composition], plan, samples),
+            plan=plan,
+            samples=samples,
+            model=self.model,
+            settings=self.settings,
+            seed=self.seed,
+            judge=self.walker.judge,
+        )
+
+    def failure(self, result: FormulaResult) -> str | None:
+        """Why it has no candidate, if it has none."""
+        if result.candidates:
+            return None
+        reasons = []
+        if result.samples:
+            first = next(one.failure for one in result.samples if one.crystal is None)
+            reasons.append(f"none of {len(result.samples)} samples is a crystal (the first: {first})")
+        if self.walker.sources.table is not None:
+            reasons.append("no prototype has this anonymous formula in a cell of this size")
+        return "; ".join(reasons)
