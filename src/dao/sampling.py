@@ -38,6 +38,7 @@ ATOMS_PER_BATCH = 4096
 OnState = Callable[[float, CrystalBatch], None]
 """Called with the time (1 = noise, 0 = data) and the crystals of a batch at it."""
 
+
 @dataclass(frozen=True)
 class SampleRequest:
     """One crystal to generate: the elements of its cell in rising order, and which of its samples this is."""
@@ -126,7 +127,9 @@ def batches(requests: Sequence[SampleRequest], batch_size: int | None) -> Iterat
     for request in sorted(requests, key=lambda one: (one.start is not None, -begin(one), len(one.atomic_numbers))):
         size = len(request.atomic_numbers)
         full = len(batch) == batch_size if batch_size is not None else (len(batch) + 1) * size > ATOMS_PER_BATCH
-        other = bool(batch) and ((request.start is None) != (batch[0].start is None) or begin(request) != begin(batch[0]))
+        other = bool(batch) and (
+            (request.start is None) != (batch[0].start is None) or begin(request) != begin(batch[0])
+        )
         if batch and (full or other):
             yield batch
             batch = []

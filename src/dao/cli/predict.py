@@ -17,15 +17,19 @@ from dao.cli.options import (
     Predictor,
     Quiet,
     RankBy,
+    Relax,
+    RelaxTop,
     Seed,
     SourcesOption,
     Table,
     check_device,
     check_out_folder,
     judging_options,
+    relaxing_option,
     sources_option,
 )
 from dao.errors import InputError
+from dao.prediction.foundation_relax import RELAX_TOP
 
 if TYPE_CHECKING:
     from dao.prediction.composition import Composition
@@ -39,6 +43,7 @@ Examples:
   dao predict SrTiO3 --sources prototypes --table mp20.safetensors
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
   dao predict SrTiO3 --report
+  dao predict SrTiO3 --relax chgnet --relax-top 10
 
 \b
 The folder given by --out receives one CIF a candidate, candidates.json, candidates.csv and candidates.extxyz.
@@ -52,6 +57,7 @@ COLUMNS = {
     "num_atoms": "atoms",
     "volume_per_atom": "A^3/atom",
     "e_above_hull": "E above hull (eV/atom)",
+    "energy": "energy (eV/atom)",
     "count": "found",
     "source": "source",
     "prototype": "like",
@@ -97,6 +103,16 @@ def predict(
     rank: RankBy = None,
     sources: SourcesOption = None,
     table: Table = None,
+    refine_prototypes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T0",
+            help="Noise prototype proposals to this time (0 to 1) and let the generator carry them back.",
+            show_default=False,
+        ),
+    ] = None,
+    relax: Relax = None,
+    relax_top: RelaxTop = RELAX_TOP,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html (opens offline) and its figures for each formula.")
@@ -105,16 +121,18 @@ def predict(
     quiet: Quiet = False,
 ) -> int:
     """Predict the crystal structures of one or more compositions."""
-    from dao.prediction.composition import parse_cells
+    from dao.prediction.composition import parse_cells, prototype_cells
     from dao.weights import DEFAULT, largest_trained_cell, resolve
 
     compositions = _compositions(formulas or [], file)
     trained_on = resolve(DEFAULT if weights is None else weights)
     trained = largest_trained_cell(trained_on)
     targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
+    wider = {one: prototype_cells(cells, one, max_atoms) for one in compositions}
     check_device(device)
     judging = judging_options(predictor, guidance, target, rank)
     chosen = sources_option(sources, table)
+    relaxing = relaxing_option(relax, relax_top)
     check_out_folder(out)
     if report:
         from dao.report.diffraction import require_diffraction
@@ -135,6 +153,9 @@ def predict(
         batch_size=batch_size,
         judging=judging,
         sources=chosen,
+        prototype_units=wider,
+        refine_prototypes=refine_prototypes,
+        relaxing=relaxing,
         progress=not quiet,
         on_start=None if quiet else partial(_say_cells, targets),
         on_result=results.append if report else None,
@@ -156,9 +177,12 @@ def predict(
 
 
 def _say_cells(targets: Mapping[Composition, tuple[int, ...]]) -> None:
+    from dao.prediction.oxidation import charge_hint
+
     for composition, units in targets.items():
         sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
         typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
+        typer.echo(f"{composition}: {charge_hint(composition).words}", err=True)
 
 
 def _compositions(formulas: list[str], file: Path | None) -> list[Composition]:
@@ -181,6 +205,11 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
     columns = dict(COLUMNS)
     if not any("e_above_hull" in record for record in records):
         del columns["e_above_hull"]
+    relaxed = {record["energy_by"] for record in records if "energy_by" in record}
+    if relaxed:
+        columns["energy"] = f"energy by {' and '.join(sorted(relaxed))} (eV/atom)"
+    else:
+        del columns["energy"]
     if not any(record.get("prototype") for record in records):
         del columns["prototype"]
     print_table([record | _four_decimals(record) for record in records], columns)

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator
-from dao.prediction.composition import Composition, parse_cells, parse_formula
+from dao.prediction.composition import Composition, parse_cells, parse_formula, prototype_cells
 from dao.prediction.files import write_candidates, write_failures
+from dao.prediction.foundation_relax import RELAX_TOP, Relaxer, Relaxing
 from dao.prediction.judging import Judge, Judging, Rank
+from dao.prediction.novelty import KnownKinds, with_novelty
 from dao.prediction.proposals import merged, proposed
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
+from dao.prediction.refine import Refiner, refiner_of
 from dao.prediction.sources import Sources, choose_sources
 from dao.processes.config import SamplerSettings
 from dao.progress import CountProgress
@@ -98,6 +101,9 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     rank: Rank | None = None,
     sources: str | None = None,
     table: Path | str | None = None,
+    refine_prototypes: float | None = None,
+    relax: str | None = None,
+    relax_top: int = RELAX_TOP,
 ) -> list[Candidate]:
     """Predict crystal structures of a composition.
 
@@ -119,6 +125,10 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
             energies.
         sources: ``generator``, ``prototypes`` or ``generator,prototypes``; default both where a table ships.
         table: of prototypes, a shipped name or a file of ``dao prototypes build``.
+        refine_prototypes: noise prototype proposals to this time and let the generator's flow carry them back.
+        relax: relax the first candidates by this potential, and rank them by its energy: ``chgnet``, ``mace``,
+            ``sevennet``, ``mattersim``, ``orb`` (to be installed by yourself) or ``predictor``.
+        relax_top: how many.
 
     Returns:
         Distinct candidates, the most stable or the most recurrent first; ``.structure`` is a pymatgen ``Structure``.
@@ -133,15 +143,20 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     trained = largest_trained_cell(DEFAULT if weights is None else weights)
     units = parse_cells(cells, composition, max_atoms, trained=trained)
     chosen = choose_sources(sources, table)
-    walker = _Walker.load(chosen, Judging(predictor=predictor, guidance=guidance, target=target, rank=rank), device)
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
+    relaxing = None if relax is None else Relaxing(potential=relax, top=relax_top)
+    walker = _Walker.load(chosen, judging, device, relaxing)
+    wider = prototype_cells(cells, composition, max_atoms)
     if not chosen.generator:
-        return walker.candidates(composition, units, {}, [])
+        refiner_of(chosen, refine_prototypes)
+        return walker.candidates(composition, wider, {}, [])
     model = load_generator(weights, device)
     settings = model.config.sampler.updated(steps=steps)
     plan = _plan(model, composition, units, samples)
     guide = walker.judge.guidance
+    refiner = refiner_of(chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide)
     walk = sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size, guidance=guide)
-    return walker.candidates(composition, units, plan, [one for batch in walk for one in batch])
+    return walker.candidates(composition, wider, plan, [one for batch in walk for one in batch], refiner=refiner)
 
 
 def predict_to_folder(  # noqa: PLR0913 -- likewise
@@ -156,6 +171,9 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     batch_size: int | None = None,
     judging: Judging | None = None,
     sources: Sources | None = None,
+    prototype_units: Mapping[Composition, tuple[int, ...]] | None = None,
+    refine_prototypes: float | None = None,
+    relaxing: Relaxing | None = None,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
     on_result: Callable[[FormulaResult], None] | None = None,
@@ -173,6 +191,9 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
         batch_size: crystals generated at a time.
         judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
         sources: what proposes; default the generator alone.
+        prototype_units: formula units a cell that prototypes are asked for; default those of ``targets``.
+        refine_prototypes: time that their proposals are noised to and carried back from by the generator; None: not.
+        relaxing: which potential relaxes the first candidates; default none.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
         on_result: called with each composition's candidates once they are written.
@@ -183,16 +204,19 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
 
     """
     chosen = sources or Sources()
-    walker = _Walker.load(chosen, judging or Judging(), device)
+    walker = _Walker.load(chosen, judging or Judging(), device, relaxing)
+    guide = walker.judge.guidance
     model, settings = None, None
     if chosen.generator:
         model = load_generator(weights, device)
         settings = check_settings(model, model.config.sampler.updated(steps=steps))
+    refiner = refiner_of(chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide)
+    if model is not None and settings is not None:
         plans, finished = _sampled(
             targets,
             model,
             settings,
-            walker.judge.guidance,
+            guide,
             out=out,
             samples=samples,
             seed=seed,
@@ -208,7 +232,8 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     run = PredictionRun([], [], 0)
     for composition, plan in plans.items():
         done = [finished[request] for request in plan]
-        candidates = walker.candidates(composition, targets[composition], plan, done)
+        units = (prototype_units or targets)[composition]
+        candidates = walker.candidates(composition, units, plan, done, refiner=refiner, progress=progress)
         folder = out / composition.reduced_formula
         write_candidates(folder, candidates)
         if on_result is not None:
@@ -303,10 +328,12 @@ class _Walker:
     sources: Sources
     judge: Judge
     proposer: Proposer | None
+    known: KnownKinds | None
+    relaxer: Relaxer | None
 
     @classmethod
-    def load(cls, sources: Sources, judging: Judging, device: str) -> _Walker:
-        """Read the table and the predictor.
+    def load(cls, sources: Sources, judging: Judging, device: str, relaxing: Relaxing | None) -> _Walker:
+        """Read the table, the predictor and the potential.
 
         Raises:
             InputError: there is none, or guidance without a generator.
@@ -315,7 +342,10 @@ class _Walker:
         if judging.guidance != 0 and not sources.generator:
             raise InputError("guidance draws samples of the generator, which is not among the sources")
         proposer = None if sources.table is None else Proposer.load(sources.table)
-        return cls(sources, judging.load(str(choose_device(device))), proposer)
+        known = None if proposer is None else KnownKinds(proposer.table, proposer.distances)
+        on = str(choose_device(device))
+        judge = judging.load(on)
+        return cls(sources, judge, proposer, known, None if relaxing is None else relaxing.load(on, judge.ranker))
 
     def candidates(
         self,
@@ -323,22 +353,26 @@ class _Walker:
         units: tuple[int, ...],
         plan: Mapping[SampleRequest, int],
         done: list[Sample],
+        *,
+        refiner: Refiner | None = None,
+        progress: bool = False,
     ) -> list[Candidate]:
-        """Of both sources, each crystal once, ranked."""
+        """Of both sources, each crystal once, ranked; prototypes are asked for ``units`` a cell."""
         formula, size = composition.reduced_formula, composition.num_atoms
         crystals = [(plan[one.request], one.request.index, one.crystal) for one in done if one.crystal is not None]
         found = rank_by_recurrence(formula, size, crystals, total=len(done), source="generator")
         if self.proposer is not None:
             cells = {z: composition.numbers_for(z) for z in units}
-            found = merged(
-                found,
-                proposed(
-                    self.proposer,
-                    formula,
-                    cells,
-                    self.sources.proposals,
-                    samples=len(done),
-                    exclude_same_composition=self.sources.exclude_same_composition,
-                ),
+            own = proposed(
+                self.proposer,
+                formula,
+                cells,
+                self.sources.proposals,
+                samples=len(done),
+                exclude_same_composition=self.sources.exclude_same_composition,
             )
-        return self.judge.rank(found)
+            found = merged(found, own if refiner is None else refiner(own))
+        ranked = self.judge.rank(found)
+        if self.relaxer is not None:
+            ranked = self.relaxer(ranked, progress=progress)
+        return ranked if self.known is None else with_novelty(ranked, self.known)
