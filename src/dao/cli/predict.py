@@ -157,7 +157,7 @@ def predict(
         refine_prototypes=refine_prototypes,
         relaxing=relaxing,
         progress=not quiet,
-        on_start=None if quiet else partial(_say_cells, targets),
+        on_start=None if quiet else partial(_say_cells, targets, wider if chosen.table else None),
         on_result=results.append if report else None,
     )
     _report([candidate.record() for candidate in run.candidates], output)
@@ -176,11 +176,16 @@ def predict(
     return 0
 
 
-def _say_cells(targets: Mapping[Composition, tuple[int, ...]]) -> None:
+def _say_cells(
+    targets: Mapping[Composition, tuple[int, ...]], prototypes: Mapping[Composition, tuple[int, ...]] | None
+) -> None:
     from dao.prediction.oxidation import charge_hint
 
     for composition, units in targets.items():
         sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
+        largest = max(units if prototypes is None else prototypes[composition])
+        if largest > max(units):
+            sizes += f"; prototypes up to {largest} ({largest * composition.num_atoms} atoms)"
         typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
         typer.echo(f"{composition}: {charge_hint(composition).words}", err=True)
 
