@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_what_cannot_relax_is_one_line_before_anything_is_sampled(
     run: Run, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def missing(package: str) -> str:
-        raise foundation.PackageNotFoundError(package)
+        raise PackageNotFoundError(package)
 
     monkeypatch.setattr(foundation, "version", missing)
     code, out, err = run("predict", "NaCl", "--out", "made", "--relax", *arguments)

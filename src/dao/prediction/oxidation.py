@@ -68,7 +68,7 @@ def _balanced(counts: Mapping[int, int], known: Mapping[int, States], mixing: Se
 
     Elements of ``mixing`` may, one of them at a time, have two.
     """
-    single = {number: [(state,) for state in states] for number, states in known.items()}
+    single: dict[int, list[States]] = {number: [(state,) for state in states] for number, states in known.items()}
     found = _smallest(counts, single)
     if found is None:
         mixed = (_smallest(counts, {**single, number: list(_pairs(known[number]))}) for number in sorted(mixing))

@@ -18,6 +18,8 @@ from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
+from dao.prediction.composition import Composition
+from dao.prediction.oxidation import charge_hint
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -124,6 +126,7 @@ class Candidate:
             "source": self.source,
             "prototype": self.prototype,
             **({} if self.novelty is None else self.novelty.record()),
+            "oxidation_states": charge_hint(Composition.from_counts(self.crystal.counts)).states or None,
         }
 
 

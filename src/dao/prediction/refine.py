@@ -73,10 +73,10 @@ class Refiner:
             guidance=self.guidance,
         )
         for batch in walks:
-            for one in batch:
-                if one.crystal is not None:
-                    place = places[one.request]
-                    made[place] = replace(made[place], crystal=niggli_reduce(one.crystal))
+            for walked in batch:
+                if walked.crystal is not None:
+                    place = places[walked.request]
+                    made[place] = replace(made[place], crystal=niggli_reduce(walked.crystal))
         return made
 
 
