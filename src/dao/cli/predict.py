@@ -222,7 +222,7 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
 
 def _four_decimals(record: dict[str, Any]) -> dict[str, str]:
     """Energies, of which two decimals say little, as text, with their expected error."""
-    energy, error = record.get("e_above_hull"), record.get("e_above_hull_error")
-    if energy is None:
-        return {}
-    return {"e_above_hull": f"{energy:.4f}" + ("" if error is None else f" ± {error:.4f}")}
+    said = {name: f"{record[name]:.4f}" for name in ("e_above_hull", "energy") if record.get(name) is not None}
+    if "e_above_hull" in said and record.get("e_above_hull_error") is not None:
+        said["e_above_hull"] += f" ± {record['e_above_hull_error']:.4f}"
+    return said
