@@ -19,12 +19,12 @@ from dao.sampling import (
     Sample,
     SampleNoise,
     SampleRequest,
-    apportioned,
     batches,
     check_settings,
     evaluations,
     sample,
 )
+from dao.symmetry_choice import apportioned
 
 Method = Literal["euler", "midpoint", "predictor-corrector"]
 Lattice = Literal["log_metric", "matrix"]

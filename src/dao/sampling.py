@@ -21,15 +21,15 @@ from torch import Tensor
 from dao.crystal import DEFAULT_LIMITS, Crystal, CrystalBatch
 from dao.elements import SYMBOLS
 from dao.errors import InputError
-from dao.geometry.wyckoff import check_space_group, orbit_sites, wyckoff_positions
+from dao.geometry.wyckoff import check_space_group, wyckoff_positions
 from dao.geometry.wyckoff_assignments import fits
 from dao.models import Generator
 from dao.networks.config import SPACE_GROUPS
-from dao.networks.symmetry_search import SymmetryProposal, propose
 from dao.processes.base import Denoiser, Prediction, State, full_time
 from dao.processes.config import SamplerSettings
 from dao.processes.guidance import Guidance, guided
-from dao.processes.symmetry import Symmetry
+from dao.sampling_start import Start, started, times_from
+from dao.symmetry_choice import SymmetryChoice, apportioned
 
 ATOMS_PER_BATCH = 4096
 """Default size of a batch; larger ones are no faster on a CPU."""
@@ -37,9 +37,6 @@ ATOMS_PER_BATCH = 4096
 
 OnState = Callable[[float, CrystalBatch], None]
 """Called with the time (1 = noise, 0 = data) and the crystals of a batch at it."""
-
-PROPOSALS = 40
-"""Assignments of Wyckoff positions that the samples of a composition share."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,15 @@ class SampleRequest:
     as if each stood alone (``index`` decides the share of space groups, ``replica`` only the noise)."""
     orbits: tuple[tuple[int, str], ...] | None = None
     """With ``space_group``: (element, Wyckoff letter) of each orbit, for generators that keep symmetry."""
+    start: Start | None = None
+    """With ``orbits``: the crystal of that symmetry that the walk begins from, noised, instead of from noise alone."""
+
+    @classmethod
+    def starting(cls, start: Start, index: int = 0) -> SampleRequest:
+        """One that walks back to data from a crystal noised within its symmetry."""
+        one = start.crystal
+        numbers = tuple(one.crystal().atomic_numbers.tolist())
+        return cls(numbers, index, one.space_group, orbits=one.orbits, start=start)
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,22 @@ def _stream_key(request: SampleRequest, seed: int, attempt: int) -> int:
 
 
 def batches(requests: Sequence[SampleRequest], batch_size: int | None) -> Iterator[list[SampleRequest]]:
-    """Cut requests, sorted by size (stably), into batches of ``batch_size`` or of about ``ATOMS_PER_BATCH`` atoms."""
+    """Cut requests, sorted by size (stably), into batches of ``batch_size`` or of about ``ATOMS_PER_BATCH`` atoms.
+
+    Walks of one batch begin at one time, those from noise first.
+    """
+
+    def begin(request: SampleRequest) -> float:
+        return 1.0 if request.start is None else request.start.time
+
     batch: list[SampleRequest] = []
-    for request in sorted(requests, key=lambda request: len(request.atomic_numbers)):
+    for request in sorted(requests, key=lambda one: (one.start is not None, -begin(one), len(one.atomic_numbers))):
         size = len(request.atomic_numbers)
         full = len(batch) == batch_size if batch_size is not None else (len(batch) + 1) * size > ATOMS_PER_BATCH
-        if batch and full:
+        other = bool(batch) and (
+            (request.start is None) != (batch[0].start is None) or begin(request) != begin(batch[0])
+        )
+        if batch and (full or other):
             yield batch
             batch = []
         batch.append(request)
@@ -187,6 +203,11 @@ def check_requests(model: Generator, requests: Sequence[SampleRequest]) -> None:
         DEFAULT_LIMITS.check_composition(Counter(request.atomic_numbers), "sample")
         if request.orbits is not None:
             _check_orbits(model, request)
+        if request.start is not None and (request.start.crystal.space_group, request.start.crystal.orbits) != (
+            request.space_group,
+            request.orbits,
+        ):
+            raise InputError("a walk can start only from a crystal of the space group and orbits asked for")
         if model.symmetry_table is not None and request.orbits is None and model.symmetry_prior is None:
             raise InputError("these weights hold no symmetry prior: each sample needs its space group and orbits")
         if request.space_group is None:
@@ -214,54 +235,6 @@ def _check_orbits(model: Generator, request: SampleRequest) -> None:
         raise InputError(f"space group {request.space_group} has no Wyckoff position {unknown!r}")
     if tuple(number for number, letter in orbits for _ in range(known[letter])) != request.atomic_numbers:
         raise InputError(f"orbits of space group {request.space_group} do not hold the atoms asked for, in their order")
-
-
-class SymmetryChoice:
-    """Space group and Wyckoff positions of each sample, where the generator's process keeps them.
-
-    A sample that does not ask for its own gets its share of those that the symmetry prior proposes for its composition.
-    """
-
-    def __init__(self, model: Generator, settings: SamplerSettings) -> None:
-        """Nothing is proposed yet."""
-        self._prior, self._memory, self._table = model.symmetry_prior, model.symmetry_memory, model.symmetry_table
-        self._temperature = settings.space_group_temperature
-        self._proposals: dict[tuple[tuple[int, ...], int | None], list[SymmetryProposal]] = {}
-
-    def of_batch(self, requests: Sequence[SampleRequest], width: int) -> Symmetry | None:
-        """The symmetry of a batch padded to ``width`` atoms; None for a process without."""
-        if self._table is None:
-            return None
-        sites = np.zeros((len(requests), width), dtype=np.int64)
-        groups = np.zeros(len(requests), dtype=np.int64)
-        self._propose(requests)
-        for i, request in enumerate(requests):
-            groups[i], orbits = self._chosen(request)
-            occupied = orbit_sites(int(groups[i]), [letter for _, letter in orbits])
-            sites[i, : len(occupied)] = occupied
-        device = self._table.maps.device
-        return self._table.of_batch(torch.from_numpy(sites).to(device), torch.from_numpy(groups).to(device))
-
-    def _propose(self, requests: Sequence[SampleRequest]) -> None:
-        wanted = {(request.atomic_numbers, request.space_group) for request in requests if request.orbits is None}
-        new = wanted - self._proposals.keys()
-        for group in sorted({group for _, group in new}, key=lambda group: group or 0):
-            compositions = sorted(numbers for numbers, asked in new if asked == group)
-            assert self._prior is not None  # noqa: S101 -- check_requests has refused otherwise
-            counts = [Counter(numbers) for numbers in compositions]
-            found = propose(self._prior, counts, PROPOSALS, self._memory, space_group=group)
-            for numbers, proposals in zip(compositions, found, strict=True):
-                self._proposals[numbers, group] = proposals
-
-    def _chosen(self, request: SampleRequest) -> tuple[int, tuple[tuple[int, str], ...]]:
-        if request.orbits is not None and request.space_group is not None:
-            return request.space_group, request.orbits
-        proposals = self._proposals[request.atomic_numbers, request.space_group]
-        if not proposals:  # every composition fits space group 1, and an unfit one asked for is refused at once
-            raise InputError(f"no Wyckoff positions found for {len(request.atomic_numbers)} atoms")
-        logits = np.log([one.probability for one in proposals]) / self._temperature
-        chosen = proposals[apportioned(np.exp(logits - logits.max()), request.index)]
-        return chosen.space_group, chosen.orbits
 
 
 def _sample_with_retries(
@@ -316,7 +289,12 @@ def _sample_batch(
     mask = numbers > 0
     noise = SampleNoise(requests, seed, like, attempt)
 
-    state = model.process.prior(mask, noise, choice.of_batch(requests, width))
+    symmetry = choice.of_batch(requests, width)
+    starts = [request.start for request in requests if request.start is not None]
+    if starts and symmetry is not None:
+        state = started(model.process, starts, symmetry, numbers, mask, noise)
+    else:
+        state = model.process.prior(mask, noise, symmetry)
     groups = _space_groups(model, requests, numbers, mask, seed, settings)
 
     def denoise(at: State, time: Tensor) -> Prediction:
@@ -333,7 +311,7 @@ def _sample_batch(
             mask,
             intermediate=guidance.objective.knows_noise_of(model.config.process),
         )
-    times = model.process.times(settings.steps)
+    times = times_from(model.process.times(settings.steps), starts)
     if on_state is not None:
         on_state(times[0], model.decode(state, numbers, mask.sum(1)))
     for t, t_next in pairwise(times):
@@ -366,20 +344,6 @@ def _space_groups(
     for i in unknown:
         groups[i] = apportioned(shares[i], requests[i].index)
     return groups
-
-
-def apportioned(shares: np.ndarray, index: int) -> int:
-    """The choice of sample ``index`` when choices are handed out in proportion to ``shares``, the likeliest first.
-
-    Webster's (Sainte-Lague's) method: after any number of samples each choice has had its share of them to within
-    rounding, so few samples cover more than independent draws would, and the first is the likeliest.
-    """
-    taken = np.zeros(len(shares))
-    choice = int(shares.argmax())
-    for _ in range(index):
-        taken[choice] += 1
-        choice = int((shares / (2.0 * taken + 1.0)).argmax())
-    return choice
 
 
 def _finish(batch: CrystalBatch, requests: list[SampleRequest], attempt: int) -> list[Sample]:

@@ -19,7 +19,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 WEIGHTS, SAMPLING, SYMMETRY, PROTOTYPES = "loading weights", "sampling", "symmetry and duplicates", "prototypes"
-ENERGIES, WRITING, REPORT, START = "energies and ranking", "writing", "report", "start-up"
+ENERGIES, RELAXATION = "energies and ranking", "relaxation"
+WRITING, REPORT, START = "writing", "report", "start-up"
 
 
 class Stages:

@@ -14,7 +14,8 @@ from toys import CUBIC, toy
 from dao.crystal import Crystal
 from dao.elements import ATOMIC_NUMBERS, SYMBOLS
 from dao.errors import InputError
-from dao.evaluation.validity import MIN_DISTANCE, _elements, valid, valid_composition, valid_structure
+from dao.evaluation.validity import MIN_DISTANCE, valid, valid_composition, valid_structure
+from dao.smact import smact_elements
 
 # what CDVAE's smact_validity answers with SMACT 2.6 itself
 COMPOUNDS = """
@@ -51,7 +52,7 @@ def test_number_of_formula_units_and_order_do_not_matter(formula: str) -> None:
 
 def tries_every_combination(counts: dict[int, int]) -> bool:
     """The rule as it is defined, for compounds: slow, and obvious."""
-    elements = [_elements()[number - 1] for number in counts]
+    elements = [smact_elements()[number - 1] for number in counts]
     if len(elements) == 1 or all(element.metal for element in elements):
         return True
     scale = [element.electronegativity for element in elements]
@@ -73,7 +74,7 @@ def test_decides_as_a_search_of_every_combination(counts: dict[int, int]) -> Non
 
 
 def test_tables_are_whole() -> None:
-    elements = _elements()
+    elements = smact_elements()
     assert len(elements) == 103
     assert elements[25].oxidation_states == (-2, -1, 1, 2, 3, 4, 5, 6)
     # SMACT 2.6's own values, not pymatgen's 1.9 and 2.36

@@ -15,6 +15,7 @@ from dao.cli import completion
 from dao.errors import InputError
 
 if TYPE_CHECKING:
+    from dao.prediction.foundation_relax import Relaxing
     from dao.prediction.judging import Judging
     from dao.prediction.sources import Sources
 
@@ -110,6 +111,16 @@ Table = Annotated[
         show_default=False,
     ),
 ]
+Relax = Annotated[
+    str | None,
+    typer.Option(
+        "--relax",
+        metavar="chgnet|mace|sevennet|mattersim|orb|predictor",
+        help="Relax the first candidates by this potential and rank them by its energy (to be installed by yourself).",
+        show_default=False,
+    ),
+]
+RelaxTop = Annotated[int, typer.Option("--relax-top", min=1, help="With --relax: how many candidates.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 BreakSymmetry = Annotated[
     bool,
@@ -226,6 +237,22 @@ def sources_option(
         return choose_sources(sources, table, supplement=supplement, exclude_same_composition=exclude_same_composition)
     except InputError as error:
         raise InputError(f"--{error}") from None
+
+
+def relaxing_option(potential: str | None, top: int) -> Relaxing | None:
+    """Which potential relaxes candidates, found but not loaded.
+
+    Raises:
+        InputError: no such potential, or its package is not installed.
+
+    """
+    if potential is None:
+        return None
+    from dao.prediction.foundation_relax import Relaxing
+
+    relaxing = Relaxing(potential=potential, top=top)
+    relaxing.check()
+    return relaxing
 
 
 def check_files(files: list[Path]) -> None:

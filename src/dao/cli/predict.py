@@ -19,6 +19,8 @@ from dao.cli.options import (
     PrintOrFiles,
     Quiet,
     RankBy,
+    Relax,
+    RelaxTop,
     Seed,
     SourcesOption,
     Table,
@@ -29,9 +31,11 @@ from dao.cli.options import (
     check_talk,
     format_options,
     judging_options,
+    relaxing_option,
     sources_option,
 )
 from dao.errors import InputError
+from dao.prediction.foundation_relax import RELAX_TOP
 
 if TYPE_CHECKING:
     from dao.prediction.composition import Composition
@@ -47,6 +51,7 @@ Examples:
   dao predict SrTiO3 --sources prototypes --table mp20.safetensors
   dao predict SrTiO3 --predictor runs/predictor/best --guidance 1
   dao predict SrTiO3 --report
+  dao predict SrTiO3 --relax chgnet --relax-top 10
 
 \b
 The folder given by --out receives a folder a formula: one CIF a candidate, candidates.json, candidates.csv and
@@ -64,6 +69,7 @@ COLUMNS = {
     "num_atoms": "atoms",
     "volume_per_atom": "A^3/atom",
     "e_above_hull": "E above hull (eV/atom)",
+    "energy": "energy (eV/atom)",
     "count": "found",
     "source": "source",
     "prototype": "like",
@@ -114,6 +120,16 @@ def predict(
     rank: RankBy = None,
     sources: SourcesOption = None,
     table: Table = None,
+    refine_prototypes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T0",
+            help="Noise prototype proposals to this time (0 to 1) and let the generator carry them back.",
+            show_default=False,
+        ),
+    ] = None,
+    relax: Relax = None,
+    relax_top: RelaxTop = RELAX_TOP,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path("predictions"),
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html (opens offline) and its figures for each formula.")
@@ -124,7 +140,7 @@ def predict(
     verbose: Verbose = False,
 ) -> int:
     """Predict the crystal structures of one or more compositions."""
-    from dao.prediction.composition import parse_cells
+    from dao.prediction.composition import parse_cells, prototype_cells
     from dao.weights import DEFAULT, largest_trained_cell, resolve
 
     check_talk(quiet, verbose)
@@ -132,10 +148,12 @@ def predict(
     trained_on = resolve(DEFAULT if weights is None else weights)
     trained = largest_trained_cell(trained_on)
     targets = {one: parse_cells(cells, one, max_atoms, trained=trained) for one in compositions}
+    wider = {one: prototype_cells(cells, one, max_atoms) for one in compositions}
     check_device(device)
     printed, formats = format_options(output, write)
     judging = judging_options(predictor, guidance, target, rank)
     chosen = sources_option(sources, table)
+    relaxing = relaxing_option(relax, relax_top)
     check_out_folder(out)
     if report:
         from dao.report.diffraction import require_diffraction
@@ -150,7 +168,7 @@ def predict(
         if verbose:
             record.say_setup()
         if not quiet:
-            _say_cells(targets)
+            _say_cells(targets, wider if chosen.table else None)
 
     def make_report(result: FormulaResult) -> None:
         with stage(REPORT):
@@ -181,6 +199,9 @@ def predict(
             batch_size=batch_size,
             judging=judging,
             sources=chosen,
+            prototype_units=wider,
+            refine_prototypes=refine_prototypes,
+            relaxing=relaxing,
             formats=formats,
             progress=not quiet,
             on_start=on_start,
@@ -237,14 +258,22 @@ def _say_end(run: PredictionRun, formulas: int) -> None:
         typer.echo(f"{run.earlier} of {_formulas(formulas)} had been finished by an earlier run", err=True)
 
 
-def _say_cells(targets: Mapping[Composition, tuple[int, ...]]) -> None:
+def _say_cells(
+    targets: Mapping[Composition, tuple[int, ...]], prototypes: Mapping[Composition, tuple[int, ...]] | None
+) -> None:
     if len(targets) > MANY:
         atoms = [z * composition.num_atoms for composition, units in targets.items() for z in units]
         typer.echo(f"{_formulas(len(targets))}, in cells of {min(atoms)} to {max(atoms)} atoms", err=True)
         return
+    from dao.prediction.oxidation import charge_hint
+
     for composition, units in targets.items():
         sizes = ", ".join(f"{z} ({z * composition.num_atoms} atoms)" for z in units)
+        largest = max(units if prototypes is None else prototypes[composition])
+        if largest > max(units):
+            sizes += f"; prototypes up to {largest} ({largest * composition.num_atoms} atoms)"
         typer.echo(f"{composition}: formula units a cell: {sizes}", err=True)
+        typer.echo(f"{composition}: {charge_hint(composition).words}", err=True)
 
 
 def _compositions(formulas: list[str], file: Path | None) -> list[Composition]:
@@ -264,6 +293,11 @@ def _report(records: list[dict[str, Any]]) -> None:
     columns = dict(COLUMNS)
     if not any("e_above_hull" in record for record in records):
         del columns["e_above_hull"]
+    relaxed = {record["energy_by"] for record in records if "energy_by" in record}
+    if relaxed:
+        columns["energy"] = f"energy by {' and '.join(sorted(relaxed))} (eV/atom)"
+    else:
+        del columns["energy"]
     if not any(record.get("prototype") for record in records):
         del columns["prototype"]
     print_table([record | _four_decimals(record) for record in records], columns)
@@ -271,7 +305,7 @@ def _report(records: list[dict[str, Any]]) -> None:
 
 def _four_decimals(record: dict[str, Any]) -> dict[str, str]:
     """Energies, of which two decimals say little, as text, with their expected error."""
-    energy, error = record.get("e_above_hull"), record.get("e_above_hull_error")
-    if energy is None:
-        return {}
-    return {"e_above_hull": f"{energy:.4f}" + ("" if error is None else f" ± {error:.4f}")}
+    said = {name: f"{record[name]:.4f}" for name in ("e_above_hull", "energy") if record.get(name) is not None}
+    if "e_above_hull" in said and record.get("e_above_hull_error") is not None:
+        said["e_above_hull"] += f" ± {record['e_above_hull_error']:.4f}"
+    return said

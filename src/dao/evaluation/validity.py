@@ -15,17 +15,15 @@ CDVAE also refuses a crystal that matminer's CrystalNN fingerprint fails on; we 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 
 import numpy as np
 
 from dao.crystal import DEFAULT_LIMITS, Crystal
 from dao.errors import InputError
+from dao.smact import smact_elements
 
 MIN_DISTANCE = 0.5
 """Smallest distance in A between two different atoms, over all periodic images; an atom's own images do not count."""
@@ -37,20 +35,6 @@ _FLAT = 1e-12
 """Volume by product of the vectors' lengths below which a cell is flat up to rounding."""
 
 
-@dataclass(frozen=True)
-class _Element:
-    oxidation_states: tuple[int, ...]
-    electronegativity: float | None
-    metal: bool
-
-
-@cache
-def _elements() -> tuple[_Element, ...]:
-    """SMACT 2.6's elements from hydrogen (entry 0) to lawrencium (entry 102)."""
-    rows = json.loads((files("dao.evaluation") / "smact26.json").read_text(encoding="utf-8")).values()
-    return tuple(_Element(tuple(row["oxidation_states"]), row["electronegativity"], row["metal"]) for row in rows)
-
-
 @lru_cache(maxsize=2**16)
 def _neutral(composition: tuple[tuple[int, int], ...]) -> bool:
     """Is there one oxidation state an element so that charges cancel and all cations are less electronegative?
@@ -58,7 +42,7 @@ def _neutral(composition: tuple[tuple[int, int], ...]) -> bool:
     SMACT tries every combination of states, which explodes with the number of elements. But cations must be strictly
     less electronegative than anions, so some electronegativity parts the two; then only the reachable totals matter.
     """
-    elements = [(_elements()[number - 1], count) for number, count in composition]
+    elements = [(smact_elements()[number - 1], count) for number, count in composition]
     scale = [element.electronegativity for element, _ in elements]
     # SMACT's test fails where one is unknown
     known = [value for value in scale if value is not None]
@@ -89,10 +73,10 @@ def valid_composition(counts: Mapping[int, int]) -> bool:
     present = {number: count for number, count in sorted(counts.items()) if count}
     if not present or min(present.values()) < 0:
         raise InputError(f"composition {dict(counts)}: needs positive numbers of atoms")
-    unknown = [number for number in present if not 1 <= number <= len(_elements())]
+    unknown = [number for number in present if not 1 <= number <= len(smact_elements())]
     if unknown:
         raise InputError(f"composition: SMACT has no data on atomic number {unknown[0]}")
-    if len(present) == 1 or all(_elements()[number - 1].metal for number in present):
+    if len(present) == 1 or all(smact_elements()[number - 1].metal for number in present):
         return True
     divisor = math.gcd(*present.values())
     return _neutral(tuple((number, count // divisor) for number, count in present.items()))

@@ -25,6 +25,9 @@ MAX_ATOMS = DEFAULT_LIMITS.max_atoms
 AUTO_CELLS = (1, 2, 3, 4)
 """Formula units a cell that ``--cells auto`` tries."""
 
+PROTOTYPE_MAX_ATOMS = 52
+"""Atoms in the largest cell that prototypes are asked for by ``--cells auto``: substitution costs the same for all."""
+
 AUTO_MAX_ATOMS = 20
 """Atoms in the largest cell that ``--cells auto`` tries by itself where weights do not say what they know."""
 
@@ -149,6 +152,23 @@ def parse_cells(
             raise InputError(f"cells {_shown(text)}: {units} formula units of {composition} are {atoms}")
         cells[units] = None
     return tuple(cells)
+
+
+def prototype_cells(text: str, composition: Composition, max_atoms: int | None = None) -> tuple[int, ...]:
+    """Formula units a cell for prototypes: as :func:`parse_cells`, but ``auto`` is every number that fits.
+
+    It stays within ``max_atoms``, by default ``PROTOTYPE_MAX_ATOMS`` (one formula unit is tried in any case), however
+    small the cells that a generator was trained on.
+
+    Raises:
+        InputError: as :func:`parse_cells`.
+
+    """
+    first = parse_cells(text, composition, max_atoms)
+    if text.strip().lower() != "auto":
+        return first
+    limit = PROTOTYPE_MAX_ATOMS if max_atoms is None else min(max_atoms, MAX_ATOMS)
+    return tuple(range(1, max(limit // composition.num_atoms, 1) + 1))
 
 
 def read_formula_file(path: Path, max_atoms: int = MAX_ATOMS) -> list[Composition]:

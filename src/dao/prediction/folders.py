@@ -8,6 +8,7 @@ candidate, and at last ``settings.json``, which says what all of it was made by:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from dao.prediction.composition import Composition
 from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.finished import Finished, read_finished, unfinished, write_finished
 from dao.prediction.formats import DEFAULT_FORMATS
+from dao.prediction.foundation_relax import Relaxing
 from dao.prediction.judging import Judging
 from dao.prediction.pipeline import FormulaResult, Walker, load_generator, plan_samples
+from dao.prediction.refine import Refiner, refiner_of
 from dao.prediction.sources import Sources
 from dao.processes.config import SamplerSettings
 from dao.progress import FormulaProgress
@@ -52,6 +55,9 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
     batch_size: int | None = None,
     judging: Judging | None = None,
     sources: Sources | None = None,
+    prototype_units: Mapping[Composition, tuple[int, ...]] | None = None,
+    refine_prototypes: float | None = None,
+    relaxing: Relaxing | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
@@ -74,6 +80,9 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         batch_size: crystals generated at a time.
         judging: the predictor that guides and ranks; default the shipped one, if any, which ranks.
         sources: what proposes; default the generator alone.
+        prototype_units: formula units a cell that prototypes are asked for; default those of ``targets``.
+        refine_prototypes: time that their proposals are noised to and carried back from by the generator; None: not.
+        relaxing: which potential relaxes the first candidates; default none.
         formats: of :data:`dao.prediction.formats.FORMATS`, to write candidates in.
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
@@ -95,6 +104,10 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         steps=steps,
         seed=seed,
         device=device,
+        batch_size=batch_size,
+        prototype_units=prototype_units or targets,
+        refine_prototypes=refine_prototypes,
+        relaxing=relaxing,
         out=out,
     )
     files = [*formats, further] if further else list(formats)
@@ -107,7 +120,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         for group in _groups(work.plans):
             waiting = [one for one in group if known[one] is None]
             with stage(SAMPLING):
-                work.sample(waiting, batch_size, bar.advance)
+                work.sample(waiting, bar.advance)
             for one in group:
                 finished = known[one]
                 if finished is not None:
@@ -115,7 +128,8 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
                     with bar.paused():
                         _tell(finished, on_records)
                 else:
-                    result = work.result(one)
+                    with bar.paused() if relaxing is not None else nullcontext():
+                        result = work.result(one, progress=progress)
                     unfinished(result.folder)
                     with stage(WRITING):
                         records = write_candidates(result.folder, result.candidates, formats)
@@ -166,7 +180,10 @@ class _Work:
     settings: SamplerSettings | None
     seed: int
     out: Path
+    batch_size: int | None
     targets: Mapping[Composition, tuple[int, ...]]
+    prototype_units: Mapping[Composition, tuple[int, ...]]
+    refiner: Refiner | None
     plans: dict[Composition, dict[SampleRequest, int]]
     signature: dict[str, Any]
     judged_by: dict[str, Any]
@@ -174,7 +191,7 @@ class _Work:
     done: dict[SampleRequest, Sample]
 
     @classmethod
-    def prepared(
+    def prepared(  # noqa: PLR0913 -- those of predict_to_folder
         cls,
         targets: Mapping[Composition, tuple[int, ...]],
         *,
@@ -185,6 +202,10 @@ class _Work:
         steps: int | None,
         seed: int,
         device: str,
+        batch_size: int | None,
+        prototype_units: Mapping[Composition, tuple[int, ...]],
+        refine_prototypes: float | None,
+        relaxing: Relaxing | None,
         out: Path,
     ) -> _Work:
         """Load the models, plan the samples and read those of an earlier run.
@@ -198,12 +219,16 @@ class _Work:
         files: dict[Composition, SampleFile] = {}
         done: dict[SampleRequest, Sample] = {}
         with stage(WEIGHTS):
-            walker = Walker.load(chosen, judging, device)
+            walker = Walker.load(chosen, judging, device, relaxing)
+            guide = walker.judge.guidance
             if chosen.generator:
                 model = load_generator(weights, device)
                 settings = check_settings(model, model.config.sampler.updated(steps=steps))
-                made_by = signature(model, settings, seed, walker.judge.guidance)
-            judged_by = walker.record()
+                made_by = signature(model, settings, seed, guide)
+            refiner = refiner_of(
+                chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide
+            )
+            judged_by = walker.record() | {"prototypes_refined_from": refine_prototypes}
         if model is not None:
             for composition, units in targets.items():
                 plans[composition] = plan_samples(model, composition, units, samples)
@@ -216,7 +241,10 @@ class _Work:
             settings=settings,
             seed=seed,
             out=out,
+            batch_size=batch_size,
             targets=targets,
+            prototype_units=prototype_units,
+            refiner=refiner,
             plans=plans,
             signature=made_by,
             judged_by=judged_by,
@@ -234,6 +262,7 @@ class _Work:
             "generator": self.signature,
             "samples": len(self.plans[composition]),
             "cells": self.targets[composition],
+            "prototype_cells": self.prototype_units[composition],
             **self.judged_by,
         }
 
@@ -243,9 +272,7 @@ class _Work:
             return None
         return read_finished(self.folder(composition), self.made_by(composition), files)
 
-    def sample(
-        self, compositions: Sequence[Composition], batch_size: int | None, advance: Callable[[int], None]
-    ) -> None:
+    def sample(self, compositions: Sequence[Composition], advance: Callable[[int], None]) -> None:
         """Generate the samples that are missing, and write each down with its composition as soon as it is there."""
         owner = {request: one for one in compositions for request in self.plans[one]}
         missing = [request for request in owner if request not in self.done]
@@ -257,7 +284,7 @@ class _Work:
             missing,
             seed=self.seed,
             settings=self.settings,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             guidance=self.walker.judge.guidance,
         )
         for batch in walk:
@@ -267,14 +294,16 @@ class _Work:
                 self.files[composition].append([one for one in batch if owner[one.request] == composition])
             advance(len(batch))
 
-    def result(self, composition: Composition) -> FormulaResult:
+    def result(self, composition: Composition, *, progress: bool) -> FormulaResult:
         """Its candidates, from samples that are all there; they are not needed again."""
         plan = self.plans[composition]
         samples = [self.done.pop(request) for request in plan]
+        units = self.prototype_units[composition]
+        candidates = self.walker.candidates(composition, units, plan, samples, refiner=self.refiner, progress=progress)
         return FormulaResult(
             composition=composition,
             folder=self.folder(composition),
-            candidates=self.walker.candidates(composition, self.targets[composition], plan, samples),
+            candidates=candidates,
             plan=plan,
             samples=samples,
             model=self.model,

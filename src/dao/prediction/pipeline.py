@@ -14,15 +14,18 @@ from typing import Any
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator
-from dao.prediction.composition import Composition, parse_cells, parse_formula
+from dao.prediction.composition import Composition, parse_cells, parse_formula, prototype_cells
+from dao.prediction.foundation_relax import RELAX_TOP, Relaxer, Relaxing
 from dao.prediction.judging import Judge, Judging, Rank
+from dao.prediction.novelty import KnownKinds, with_novelty
 from dao.prediction.proposals import merged, proposed
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
+from dao.prediction.refine import Refiner, refiner_of
 from dao.prediction.sources import Sources, choose_sources
 from dao.processes.config import SamplerSettings
 from dao.sampling import Sample, SampleRequest, sample
-from dao.stages import ENERGIES, PROTOTYPES, SYMMETRY, stage
+from dao.stages import ENERGIES, PROTOTYPES, RELAXATION, SYMMETRY, stage
 from dao.weights import DEFAULT, largest_trained_cell
 
 
@@ -86,6 +89,9 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     rank: Rank | None = None,
     sources: str | None = None,
     table: Path | str | None = None,
+    refine_prototypes: float | None = None,
+    relax: str | None = None,
+    relax_top: int = RELAX_TOP,
 ) -> list[Candidate]:
     """Predict crystal structures of a composition.
 
@@ -107,6 +113,10 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
             energies.
         sources: ``generator``, ``prototypes`` or ``generator,prototypes``; default both where a table ships.
         table: of prototypes, a shipped name or a file of ``dao prototypes build``.
+        refine_prototypes: noise prototype proposals to this time and let the generator's flow carry them back.
+        relax: relax the first candidates by this potential, and rank them by its energy: ``chgnet``, ``mace``,
+            ``sevennet``, ``mattersim``, ``orb`` (to be installed by yourself) or ``predictor``.
+        relax_top: how many.
 
     Returns:
         Distinct candidates, the most stable or the most recurrent first; ``.structure`` is a pymatgen ``Structure``.
@@ -121,15 +131,20 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     trained = largest_trained_cell(DEFAULT if weights is None else weights)
     units = parse_cells(cells, composition, max_atoms, trained=trained)
     chosen = choose_sources(sources, table)
-    walker = Walker.load(chosen, Judging(predictor=predictor, guidance=guidance, target=target, rank=rank), device)
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
+    relaxing = None if relax is None else Relaxing(potential=relax, top=relax_top)
+    walker = Walker.load(chosen, judging, device, relaxing)
+    wider = prototype_cells(cells, composition, max_atoms)
     if not chosen.generator:
-        return walker.candidates(composition, units, {}, [])
+        refiner_of(chosen, refine_prototypes)
+        return walker.candidates(composition, wider, {}, [])
     model = load_generator(weights, device)
     settings = model.config.sampler.updated(steps=steps)
     plan = plan_samples(model, composition, units, samples)
     guide = walker.judge.guidance
+    refiner = refiner_of(chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide)
     walk = sample(model, list(plan), seed=seed, settings=settings, batch_size=batch_size, guidance=guide)
-    return walker.candidates(composition, units, plan, [one for batch in walk for one in batch])
+    return walker.candidates(composition, wider, plan, [one for batch in walk for one in batch], refiner=refiner)
 
 
 def load_generator(weights: Path | str | None, device: str) -> Generator:
@@ -161,10 +176,13 @@ class Walker:
     sources: Sources
     judge: Judge
     proposer: Proposer | None
+    known: KnownKinds | None
+    relaxing: Relaxing | None
+    relaxer: Relaxer | None
 
     @classmethod
-    def load(cls, sources: Sources, judging: Judging, device: str) -> Walker:
-        """Read the table and the predictor.
+    def load(cls, sources: Sources, judging: Judging, device: str, relaxing: Relaxing | None = None) -> Walker:
+        """Read the table, the predictor and the potential.
 
         Raises:
             InputError: there is none, or guidance without a generator.
@@ -173,7 +191,11 @@ class Walker:
         if judging.guidance != 0 and not sources.generator:
             raise InputError("guidance draws samples of the generator, which is not among the sources")
         proposer = None if sources.table is None else Proposer.load(sources.table, *sources.also)
-        return cls(sources, judging.load(str(choose_device(device))), proposer)
+        known = None if proposer is None else KnownKinds(proposer.table, proposer.distances)
+        on = str(choose_device(device))
+        judge = judging.load(on)
+        relaxer = None if relaxing is None else relaxing.load(on, judge.ranker)
+        return cls(sources, judge, proposer, known, relaxing, relaxer)
 
     def candidates(
         self,
@@ -181,8 +203,11 @@ class Walker:
         units: tuple[int, ...],
         plan: Mapping[SampleRequest, int],
         done: list[Sample],
+        *,
+        refiner: Refiner | None = None,
+        progress: bool = False,
     ) -> list[Candidate]:
-        """Of both sources, each crystal once, ranked."""
+        """Of both sources, each crystal once, ranked; prototypes are asked for ``units`` a cell."""
         formula, size = composition.reduced_formula, composition.num_atoms
         crystals = [(plan[one.request], one.request.index, one.crystal) for one in done if one.crystal is not None]
         with stage(SYMMETRY):
@@ -190,21 +215,28 @@ class Walker:
         if self.proposer is not None:
             cells = {z: composition.numbers_for(z) for z in units}
             with stage(PROTOTYPES):
-                found = merged(
-                    found,
-                    proposed(
-                        self.proposer,
-                        formula,
-                        cells,
-                        self.sources.proposals,
-                        samples=len(done),
-                        exclude_same_composition=self.sources.exclude_same_composition,
-                    ),
+                own = proposed(
+                    self.proposer,
+                    formula,
+                    cells,
+                    self.sources.proposals,
+                    samples=len(done),
+                    exclude_same_composition=self.sources.exclude_same_composition,
                 )
+                found = merged(found, own if refiner is None else refiner(own))
         with stage(ENERGIES):
-            return self.judge.rank(found)
+            ranked = self.judge.rank(found)
+        if self.relaxer is not None:
+            with stage(RELAXATION):
+                ranked = self.relaxer(ranked, progress=progress)
+        return ranked if self.known is None else with_novelty(ranked, self.known)
 
     def record(self) -> dict[str, Any]:
         """What candidates depend on beside the samples, as JSON."""
         table = None if self.proposer is None else self.proposer.table.fingerprint
-        return {"sources": {**asdict(self.sources), "table": table}, "ranked_by": self.judge.note()}
+        relaxing = None if self.relaxing is None else asdict(self.relaxing)
+        return {
+            "sources": {**asdict(self.sources), "table": table},
+            "ranked_by": self.judge.note(),
+            "relaxed_by": relaxing,
+        }

@@ -18,11 +18,14 @@ from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
+from dao.prediction.composition import Composition
+from dao.prediction.oxidation import charge_hint
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from dao.evaluation.matching_search import Reduced
+    from dao.prediction.novelty import Novelty
 
 
 SAME_ENERGY = 4
@@ -69,7 +72,13 @@ class Candidate:
     e_above_hull_error: float | None = None
     """How far off that energy is expected to be, eV/atom; None where no predictor says so."""
     prototype: str | None = None
-    """The known crystal whose kind it has been given, as a formula; None where the generator alone found it."""
+    """The known crystal whose kind it has, as a formula; None where no such kind is known."""
+    energy: float | None = None
+    """Of the relaxed crystal by a potential, eV/atom, which may be compared at this composition; None: not relaxed."""
+    energy_by: str | None = None
+    """Which potential that was."""
+    novelty: Novelty | None = None
+    """How far it is from what is known; None where there is no table of prototypes."""
 
     @property
     def structure(self) -> Structure:
@@ -94,6 +103,7 @@ class Candidate:
             energy = {"e_above_hull": _rounded(self.e_above_hull)}
         if self.e_above_hull_error is not None:
             energy["e_above_hull_error"] = _rounded(self.e_above_hull_error)
+        relaxed = {} if self.energy is None else {"energy": round(self.energy, 6), "energy_by": self.energy_by}
         return {
             "rank": self.rank,
             "formula": self.formula,
@@ -110,10 +120,13 @@ class Candidate:
             "beta": round(beta, 3),
             "gamma": round(gamma, 3),
             **energy,
+            **relaxed,
             "count": self.count,
             "samples": self.samples,
             "source": self.source,
             "prototype": self.prototype,
+            **({} if self.novelty is None else self.novelty.record()),
+            "oxidation_states": charge_hint(Composition.from_counts(self.crystal.counts)).states or None,
         }
 
 

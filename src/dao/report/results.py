@@ -12,6 +12,7 @@ import dao
 from dao.errors import InputError
 from dao.models import Predictor
 from dao.prediction.files import cif_text, write_text
+from dao.prediction.oxidation import charge_hint
 from dao.prediction.pipeline import FormulaResult
 from dao.prediction.ranking import Candidate
 from dao.report.contents import Report, Walk, energy_text, pretty_space_group
@@ -98,7 +99,10 @@ def _caption(candidate: Candidate) -> str:
 def _settings(result: FormulaResult) -> dict[str, str]:
     model, settings, judge = result.model, result.settings, result.judge
     units = sorted(set(result.plan.values()))
-    said = {"Formula": result.composition.reduced_formula}
+    said = {
+        "Formula": result.composition.reduced_formula,
+        "Oxidation states": charge_hint(result.composition).words,
+    }
     if model is not None and settings is not None:
         said |= {
             "Generator": f"{model.config.name} ({model.fingerprint}), {model.config.process.kind.replace('_', ' ')}",
