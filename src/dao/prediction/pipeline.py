@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dao.crystal import CrystalBatch
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import Generator
@@ -159,6 +160,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     progress: bool = True,
     on_start: Callable[[], None] | None = None,
     on_result: Callable[[FormulaResult], None] | None = None,
+    on_progress: Callable[[float, int], None] | None = None,
 ) -> PredictionRun:
     """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
 
@@ -176,6 +178,8 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
         progress: show a progress bar on stderr.
         on_start: called once all that could be refused has been checked, before anything is generated or written.
         on_result: called with each composition's candidates once they are written.
+        on_progress: called during sampling with how many samples are finished, those under way counted by how far they
+            are, and how many there will be.
 
     Raises:
         InputError: weights or settings that cannot be used, a folder that cannot be written, or one with samples made
@@ -199,6 +203,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
             batch_size=batch_size,
             progress=progress,
             on_start=on_start,
+            on_progress=on_progress,
         )
     else:
         plans, finished = {composition: {} for composition in targets}, {}
@@ -252,6 +257,7 @@ def _sampled(
     batch_size: int | None,
     progress: bool,
     on_start: Callable[[], None] | None,
+    on_progress: Callable[[float, int], None] | None,
 ) -> tuple[dict[Composition, dict[SampleRequest, int]], dict[SampleRequest, Sample]]:
     """What was to be sampled, and all samples, an earlier run's included; see :func:`predict_to_folder`."""
     made_by = signature(model, settings, seed, guidance)
@@ -266,8 +272,22 @@ def _sampled(
     check_requests(model, missing)
     if on_start is not None:
         on_start()
+
+    def on_state(time: float, batch: CrystalBatch) -> None:
+        if on_progress is not None:
+            on_progress(len(owner.keys() & finished.keys()) + (1.0 - time) * len(batch), len(owner))
+
+    walk = sample(
+        model,
+        missing,
+        seed=seed,
+        settings=settings,
+        batch_size=batch_size,
+        guidance=guidance,
+        on_state=None if on_progress is None else on_state,
+    )
     with CountProgress(len(owner), len(owner) - len(missing), enabled=progress and bool(missing)) as bar:
-        for batch in sample(model, missing, seed=seed, settings=settings, batch_size=batch_size, guidance=guidance):
+        for batch in walk:
             for one in batch:
                 finished[one.request] = one
             for composition in {owner[one.request] for one in batch}:
