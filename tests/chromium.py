@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds until what should happen counts as not happening; machines may be busy."""
 
 # puts the two pipes where the browser expects them, which preexec_fn cannot do in a process with threads
@@ -110,7 +110,7 @@ class Chromium:
         """A new tab of that size; what it downloads goes to that folder."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = self.tabs[session] = Tab(self, session, downloads)
+        tab = self.tabs[session] = Tab(self, session, target, downloads)
         for domain in ("Page", "Runtime", "Network", "Log", "Audits"):
             tab.call(f"{domain}.enable")
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads), eventsEnabled=True)
@@ -125,9 +125,10 @@ class Chromium:
 class Tab:
     """A page: what it asks for, what it complains of, and hands to work it with."""
 
-    def __init__(self, browser: Chromium, session: str, downloads: Path) -> None:
+    def __init__(self, browser: Chromium, session: str, target: str, downloads: Path) -> None:
         self._browser = browser
         self._session = session
+        self._target = target
         self._downloads = downloads
         self._loads = 0
         self.requests: list[str] = []
@@ -144,12 +145,16 @@ class Tab:
             self.requests.append(told["request"]["url"])
         elif event == "Runtime.exceptionThrown":
             self.complaints.append(str(told["exceptionDetails"].get("exception", told["exceptionDetails"])))
-        elif event == "Runtime.consoleAPICalled" and told["type"] in {"error", "warning", "assert"}:
+        elif event == "Runtime.consoleAPICalled" and told["type"] in {"error", "assert"}:
             self.complaints.append(str([one.get("value", one.get("description")) for one in told["args"]]))
-        elif event == "Log.entryAdded" and told["entry"]["level"] in {"error", "warning"}:
+        elif event == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
         elif event == "Audits.issueAdded" and "ContentSecurityPolicy" in told["issue"]["code"]:
             self.complaints.append(str(told["issue"]["details"]))
+
+    def close(self) -> None:
+        del self._browser.tabs[self._session]
+        self._browser.call("Target.closeTarget", targetId=self._target)
 
     def open(self, address: str) -> None:
         with self.loading():

@@ -200,6 +200,11 @@ class Supervisor:
         self.store.write(job)
         await self._ensure_worker()
         said = await self._ask(job)
+        if not said and not self._cancelled and self._progress == Progress():
+            # it had died before it read the job, and nobody had noticed yet
+            await self._end_worker()
+            await self._ensure_worker()
+            said = await self._ask(job)
         if self._cancelled:
             await self._end_worker()
         if "finished" in said:

@@ -126,7 +126,6 @@ def predict_job(made_with: Predicting, task: Task, tell: Tell) -> str:
         tell("sampling" if done < total else "ranking", min(done, total), total)
 
     results: list[FormulaResult] = []
-    tell("sampling", 0.0, task.samples)
     run = predict_to_folder(
         {parse_formula(task.formula): task.units},
         out=task.folder,
@@ -138,6 +137,7 @@ def predict_job(made_with: Predicting, task: Task, tell: Tell) -> str:
         judging=Judging(predictor=made_with.predictor),
         sources=choose_sources(made_with.sources, made_with.table),
         progress=False,
+        on_start=lambda: tell("sampling", 0.0, task.samples),
         on_progress=sampled,
         on_result=results.append,
     )
