@@ -12,10 +12,12 @@ import signal
 import time
 from collections.abc import Callable
 
-from dao.app.worker import Task, Tell, work
+from dao.app.worker import SECONDS_BETWEEN, Task, Tell, work
 from dao.errors import InputError
 
 CIF = "data_NaCl\n"
+RULES = f"default-src 'none'; script-src 'sha256-{43 * 'A'}='; style-src 'unsafe-inline'"
+POLICY = f'<meta http-equiv="Content-Security-Policy" content="{RULES}">'
 
 
 def fail() -> None:
@@ -42,6 +44,8 @@ def predict(task: Task, tell: Tell) -> str:
     with (folder / "samples.jsonl").open("a") as stream:
         stream.write("a sample\n")
     print("a library talks")
+    if task.seed in {4, 6}:
+        time.sleep(1.5 * SECONDS_BETWEEN)
     tell("sampling", task.samples / 2, task.samples)
     if task.seed in ENDS:
         ENDS[task.seed]()
@@ -54,7 +58,7 @@ def predict(task: Task, tell: Tell) -> str:
     (folder / "candidates.json").write_text(json.dumps(records))
     for one in records:
         (folder / str(one["cif"])).write_text(CIF)
-    (folder / "report.html").write_text("<!doctype html>\n<html><head></head><body>\n<h1>the report</h1></body></html>\n")
+    (folder / "report.html").write_text(f"<html><head>{POLICY}</head>\n<body>\n<h1>the report</h1></body></html>\n")
     return "" if records else "none of 5 samples is a crystal"
 
 

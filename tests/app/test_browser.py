@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
-import socket
-import sys
-import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +16,11 @@ from chromium import Chromium, Tab, find_chromium
 
 pytest.importorskip("starlette", reason="dao serve needs starlette and uvicorn (extra serve)")
 
-import uvicorn  # noqa: E402 -- as above
+from serving import FAKE_WORKER, serving  # noqa: E402 -- as above
 
-from dao.app.jobs import Store  # noqa: E402
-from dao.app.protection import Hosts  # noqa: E402
 from dao.app.run import worker_command  # noqa: E402
-from dao.app.server import Defaults, make_app  # noqa: E402
-from dao.app.supervisor import Supervisor  # noqa: E402
 from dao.app.worker import Predicting  # noqa: E402
 
-FAKE = [sys.executable, str(Path(__file__).parent / "fake_worker.py")]
 SLEEPS, WAITS = 4, 6
 DONE = "document.querySelector('h1')?.innerText === 'the report'"
 
@@ -43,25 +34,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield started
 
 
-@contextlib.contextmanager
-def serving(out: Path, worker: Sequence[str]) -> Iterator[str]:
-    """A server on a free port of this machine; its address."""
-    supervisor = Supervisor(Store(out), worker, max_queue=5, made_with={})
-    app = make_app(supervisor, Hosts("127.0.0.1"), Defaults(samples=4, trained=20, weights="tiny"))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="on", server_header=False))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(60)
-
-
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    with serving(tmp_path / "out", FAKE) as found:
+    with serving(tmp_path / "out", FAKE_WORKER) as found:
         yield found
 
 
@@ -107,7 +82,8 @@ def test_from_formula_to_report_with_the_shipped_weights(
     pytest.importorskip("pymatgen.analysis.diffraction", reason="the report needs pymatgen (extra report)")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with serving(tmp_path / "out", worker_command(Predicting(steps=10))) as address:
-        tab = new_tab(address, height=1000)
+        # small, as the processor draws in the place of a graphics card
+        tab = new_tab(address, width=600, height=500)
         ask(tab, "NaCl", samples=4)
         on_job_page(tab)
         tab.wait_for("document.documentElement.dataset.ready === 'true'")
@@ -202,7 +178,7 @@ def test_cancel_and_run_again(new_tab: Callable[..., Tab], address: str) -> None
 
 
 def test_a_server_that_has_gone_is_missed_and_found_again(new_tab: Callable[..., Tab], tmp_path: Path) -> None:
-    with serving(tmp_path / "out", FAKE) as address:
+    with serving(tmp_path / "out", FAKE_WORKER) as address:
         tab = new_tab(address)
         ask(tab, "NaCl", seed=SLEEPS)
         on_job_page(tab)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="dao serve needs starlette and uvicorn (extra serve)")
 
-from starlette.testclient import TestClient  # noqa: E402 -- as above
+from serving import FAKE_WORKER  # noqa: E402 -- as above
+from starlette.testclient import TestClient  # noqa: E402
 from starlette.websockets import WebSocketDisconnect  # noqa: E402
 
 from dao.app import server  # noqa: E402
@@ -27,7 +27,6 @@ from dao.app.protection import HEADERS, MAX_BODY, Hosts, Protection  # noqa: E40
 from dao.app.server import Defaults, make_app  # noqa: E402
 from dao.app.supervisor import Supervisor  # noqa: E402
 
-WORKER = [sys.executable, str(Path(__file__).parent / "fake_worker.py")]
 FAILS, BREAKS, DIES, SLEEPS, KILLED, WAITS, EMPTY = range(1, 8)
 Open = Callable[..., TestClient]
 
@@ -47,7 +46,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 def running(
     out: Path, bound: str = "127.0.0.1", *, max_queue: int = 20, made_with: str = "a"
 ) -> Iterator[TestClient]:
-    supervisor = Supervisor(Store(out), WORKER, max_queue=max_queue, made_with={"weights": made_with})
+    supervisor = Supervisor(Store(out), FAKE_WORKER, max_queue=max_queue, made_with={"weights": made_with})
     app = make_app(supervisor, Hosts(bound, ["crystals.lan"]), Defaults(samples=5, trained=20, weights="tiny"))
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
         client.supervisor = supervisor  # type: ignore[attr-defined]

@@ -89,13 +89,13 @@ class Protection:
 
     def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         """Protect ``app``, which may be called by ``hosts``."""
-        self._app = app
+        self.app = app
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or refuse a request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
 
         async def sending(message: Message) -> None:
@@ -109,7 +109,7 @@ class Protection:
         if refused is not None:
             await refused(scope, receive, sending)
             return
-        await self._app(scope, _capped(receive), sending)
+        await self.app(scope, _capped(receive), sending)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # what create_server makes of it names the address once more
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
         raise InputError(f"--host {host} --port {port}: cannot listen there ({reason.lower()})") from None
 
 
