@@ -24,7 +24,9 @@ PATIENCE = 240.0
 """Seconds until what should happen counts as not happening; machines may be busy."""
 
 # puts the two pipes where the browser expects them, which preexec_fn cannot do in a process with threads
-LAUNCHER = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+LAUNCHER = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 def find_chromium() -> str | None:
@@ -38,11 +40,11 @@ class Chromium:
     def __init__(self, path: str, profile: Path) -> None:
         down, up = os.pipe(), os.pipe()
         for descriptor in (down[0], up[1]):
-            os.set_inheritable(descriptor, True)
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 -- it takes no keyword
         command = [
-            path, "--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run", "--no-sandbox",
-            "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars",
-            "--disable-background-networking", "--disable-component-update", "--lang=en-GB", "about:blank",
+            path, "--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",
+            "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+            "--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--lang=en-GB", "about:blank",
         ]  # fmt: skip
         self._log = (profile / "stderr.txt").open("wb")
         self._process = subprocess.Popen(
@@ -232,7 +234,9 @@ class Tab:
         path = self._downloads / name
         path.unlink(missing_ok=True)
         self.click(selector)
-        self._browser.wait_for(lambda: path.exists() and not [*self._downloads.glob("*.crdownload")], f"{name} to arrive")
+        self._browser.wait_for(
+            lambda: path.exists() and not [*self._downloads.glob("*.crdownload")], f"{name} to arrive"
+        )
         return path.read_bytes()
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import uvicorn
 
-from dao.app.jobs import Store
+from dao.app.jobs import Defaults, Store
 from dao.app.protection import Hosts
-from dao.app.server import Defaults, make_app
+from dao.app.server import make_app
 from dao.app.supervisor import Supervisor
 
 FAKE_WORKER = [sys.executable, str(Path(__file__).parent / "app" / "fake_worker.py")]

@@ -12,14 +12,15 @@ import pytest
 
 pytest.importorskip("starlette", reason="dao serve needs starlette and uvicorn (extra serve)")
 
-from serving import FAKE_WORKER, serving  # noqa: E402 -- as above
-from starlette.routing import Route  # noqa: E402
+from serving import FAKE_WORKER, serving
+from starlette.applications import Starlette
+from starlette.routing import Route
 
-from dao.app import jobs, protection  # noqa: E402
-from dao.app.jobs import Job, Store  # noqa: E402
-from dao.app.server import Defaults, make_app  # noqa: E402
-from dao.app.supervisor import Supervisor  # noqa: E402
-from dao.app.worker import STAGES  # noqa: E402
+from dao.app import jobs, protection
+from dao.app.jobs import Defaults, Job, Store
+from dao.app.server import make_app
+from dao.app.supervisor import Supervisor
+from dao.app.worker import STAGES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
 
@@ -48,7 +49,10 @@ def test_the_job_has_the_fields_of_a_job() -> None:
 def test_the_table_has_every_address(tmp_path: Path) -> None:
     supervisor = Supervisor(Store(tmp_path), [], max_queue=1, made_with={})
     app = make_app(supervisor, protection.Hosts("127.0.0.1"), Defaults(samples=1, trained=None, weights=""))
-    listed = {(verb, path.partition("?")[0]) for verb, path in re.findall(r"^\| `(GET|POST) ([^`]+)` \|", TEXT, re.MULTILINE)}
+    listed = {
+        (verb, path.partition("?")[0]) for verb, path in re.findall(r"^\| `(GET|POST) ([^`]+)` \|", TEXT, re.MULTILINE)
+    }
+    assert isinstance(app.app, Starlette)
     routes = [route for route in app.app.routes if isinstance(route, Route)]
     there = {
         (verb, route.path)

@@ -14,13 +14,14 @@ import pytest
 
 pytest.importorskip("starlette", reason="dao serve needs starlette and uvicorn (extra serve)")
 
-from serving import FAKE_WORKER  # noqa: E402 -- as above
+from serving import FAKE_WORKER
 
-from dao.app import run as app_run  # noqa: E402
-from dao.app.run import bound_socket, loopback, require_server, sole_user  # noqa: E402
-from dao.errors import InputError  # noqa: E402
+from dao.app import run as app_run
+from dao.app.run import bound_socket, loopback, require_server, sole_user
+from dao.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- compared, not bound
 
 
 def test_a_port_in_use_is_one_line_and_exit_2(run: Run, tmp_path: Path) -> None:
@@ -31,6 +32,19 @@ def test_a_port_in_use_is_one_line_and_exit_2(run: Run, tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert err == f"dao: error: --host 127.0.0.1 --port {port}: cannot listen there (address already in use)\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_an_example(run: Run) -> None:
+    code, out, err = run("serve", "--help")
+    assert (code, err) == (0, "")
+    assert "Examples:" in out
+    assert "  dao serve" in out
+
+
+def test_the_server_imports_neither_torch_nor_the_rest_of_the_models() -> None:
+    script = "import sys, dao.app.server, dao.app.supervisor; print({'torch', 'matplotlib', 'ase'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -65,24 +79,28 @@ def test_without_the_framework_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_one_server_a_folder(tmp_path: Path) -> None:
     with sole_user(tmp_path / "out"), pytest.raises(InputError, match="another dao serve uses this folder"):
-        sole_user(tmp_path / "out").__enter__()  # noqa: PLC2801 -- it is not to be entered
+        sole_user(tmp_path / "out").__enter__()
     with sole_user(tmp_path / "out"):
         pass
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        sole_user(tmp_path / "file").__enter__()  # noqa: PLC2801
+        sole_user(tmp_path / "file").__enter__()
 
 
 @pytest.mark.parametrize(
     ("host", "only_here"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-                            ("0.0.0.0", False), ("192.168.0.2", False), ("::", False)],
+                            (EVERYWHERE, False), ("192.168.0.2", False), ("::", False)],
 )  # fmt: skip
 def test_loopback(host: str, *, only_here: bool) -> None:
     assert loopback(host) is only_here
 
 
 def test_any_free_port_of_both_families() -> None:
-    for host in ("127.0.0.1", "localhost", *(["::1"] if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else [])):
+    for host in (
+        "127.0.0.1",
+        "localhost",
+        *(["::1"] if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() else []),
+    ):
         with bound_socket(host, 0) as found:
             assert found.getsockname()[1] > 0
 
@@ -117,7 +135,9 @@ def test_ctrl_c_ends_server_and_worker_and_loses_nothing(tmp_path: Path, how: si
 
 def test_the_worker_does_not_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
     """Its standard input ends, whatever it is doing."""
-    with subprocess.Popen(FAKE_WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        FAKE_WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert json.loads(process.stdout.readline()) == {"ready": True}

@@ -17,17 +17,18 @@ import pytest
 
 pytest.importorskip("starlette", reason="dao serve needs starlette and uvicorn (extra serve)")
 
-from serving import FAKE_WORKER  # noqa: E402 -- as above
-from starlette.testclient import TestClient  # noqa: E402
-from starlette.websockets import WebSocketDisconnect  # noqa: E402
+from serving import FAKE_WORKER
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
-from dao.app import server  # noqa: E402
-from dao.app.jobs import INTERRUPTED, PAGE, Store  # noqa: E402
-from dao.app.protection import HEADERS, MAX_BODY, Hosts, Protection  # noqa: E402
-from dao.app.server import Defaults, make_app  # noqa: E402
-from dao.app.supervisor import Supervisor  # noqa: E402
+from dao.app import server
+from dao.app.jobs import INTERRUPTED, PAGE, Defaults, Store
+from dao.app.protection import HEADERS, MAX_BODY, Hosts, Protection
+from dao.app.server import make_app
+from dao.app.supervisor import Supervisor
 
 FAILS, BREAKS, DIES, SLEEPS, KILLED, WAITS, EMPTY = range(1, 8)
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- compared, not bound
 Open = Callable[..., TestClient]
 
 
@@ -43,9 +44,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 @contextmanager
-def running(
-    out: Path, bound: str = "127.0.0.1", *, max_queue: int = 20, made_with: str = "a"
-) -> Iterator[TestClient]:
+def running(out: Path, bound: str = "127.0.0.1", *, max_queue: int = 20, made_with: str = "a") -> Iterator[TestClient]:
     supervisor = Supervisor(Store(out), FAKE_WORKER, max_queue=max_queue, made_with={"weights": made_with})
     app = make_app(supervisor, Hosts(bound, ["crystals.lan"]), Defaults(samples=5, trained=20, weights="tiny"))
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
@@ -346,9 +345,9 @@ def test_ranks_that_are_none(opened: Open) -> None:
         ("127.0.0.1", "localhost.", 421),
         ("127.0.0.1", "10.0.0.7", 421),
         ("127.0.0.1", "", 421),
-        ("0.0.0.0", "10.0.0.7:8000", 200),
-        ("0.0.0.0", "[fe80::1]:8000", 200),
-        ("0.0.0.0", "evil.example", 421),
+        (EVERYWHERE, "10.0.0.7:8000", 200),
+        (EVERYWHERE, "[fe80::1]:8000", 200),
+        (EVERYWHERE, "evil.example", 421),
         ("10.0.0.7", "10.0.0.7", 200),
         ("10.0.0.7", "10.0.0.8", 421),
     ],
@@ -400,7 +399,9 @@ def test_long_bodies_are_refused(opened: Open) -> None:
 def test_every_answer_carries_the_headers(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     client = opened()
     job = until(client, submit(client), "done")
-    answers = [client.get(path) for path in ("/", "/api/jobs", "/healthz", "/static/app.js", "/nothing", "/favicon.ico")]
+    answers = [
+        client.get(path) for path in ("/", "/api/jobs", "/healthz", "/static/app.js", "/nothing", "/favicon.ico")
+    ]
     answers += [client.get(f"/api/jobs/{job['id']}/{name}") for name in ("1.cif", "candidates.zip", "report.html")]
     answers += [client.get("/", headers={"host": "evil.example"}), client.delete("/api/jobs"), client.post("/api/jobs")]
     monkeypatch.setattr(server, "read_order", lambda *_, **__: 1 / 0)
@@ -424,7 +425,13 @@ def test_websockets_are_refused(opened: Open) -> None:
 
 
 def test_the_policy_of_a_report_is_its_own_or_none() -> None:
-    good = "default-src 'none'; script-src 'sha256-" + "A" * 43 + "=' 'sha256-" + "B" * 43 + "='; style-src 'unsafe-inline'"
+    good = (
+        "default-src 'none'; script-src 'sha256-"
+        + "A" * 43
+        + "=' 'sha256-"
+        + "B" * 43
+        + "='; style-src 'unsafe-inline'"
+    )
     meta = '<meta http-equiv="Content-Security-Policy" content="{}">'
     found = server._policy_of(meta.format(good.replace("'", "&#39;")))
     assert f"script-src 'sha256-{'A' * 43}=' 'sha256-{'B' * 43}=';" in found
@@ -507,7 +514,7 @@ def test_a_request_without_host_is_refused() -> None:
 
     sent: list[Any] = []
 
-    async def send(message: Any) -> None:  # noqa: RUF029 -- an ASGI callable
+    async def send(message: Any) -> None:
         sent.append(message)
 
     for hosts in ([], [(b"host", b"localhost"), (b"host", b"evil.example")]):

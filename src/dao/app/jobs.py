@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,22 @@ class Order(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a server adds to what is asked.
+
+    Attributes:
+        samples: of a job, where none are asked for.
+        trained: atoms in the largest cell that the weights were trained on; None where they do not say.
+        weights: in words.
+
+    """
+
+    samples: int
+    trained: int | None
+    weights: str
+
+
 class Job(BaseModel):
     """A prediction that was asked for, and how it stands."""
 
@@ -80,13 +97,8 @@ class Job(BaseModel):
     """Weights and whatever else decides the samples: those of another making are not gone on with."""
 
 
-def read_order(payload: object, *, samples: int, trained: int | None) -> tuple[str, tuple[int, ...], int, int]:
-    """Formula, formula units a cell, samples and seed of what a client sent.
-
-    Args:
-        payload: decoded JSON.
-        samples: how many where none are asked for.
-        trained: atoms in the largest cell that the weights were trained on.
+def read_order(payload: object, defaults: Defaults) -> tuple[str, tuple[int, ...], int, int]:
+    """Formula, formula units a cell, samples and seed of the decoded JSON that a client sent.
 
     Raises:
         InputError: anything that is not wanted; one line for the one who typed it.
@@ -100,8 +112,8 @@ def read_order(payload: object, *, samples: int, trained: int | None) -> tuple[s
         raise InputError(f"{named or 'request'}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
     composition = parse_formula(order.formula, MAX_ATOMS)
     automatic = order.cells.strip().lower() == "auto"
-    units = parse_cells(order.cells, composition, None if automatic else MAX_ATOMS, trained=trained)
-    return composition.reduced_formula, units, order.samples or samples, order.seed
+    units = parse_cells(order.cells, composition, None if automatic else MAX_ATOMS, trained=defaults.trained)
+    return composition.reduced_formula, units, order.samples or defaults.samples, order.seed
 
 
 def is_id(text: str) -> bool:
@@ -122,7 +134,7 @@ class Store:
         self.root = root
 
     def new(self, formula: str, units: tuple[int, ...], samples: int, seed: int, made_with: dict[str, str]) -> Job:
-        """A job that is not on disk yet. Its id starts with the time, so that names sort by age, and cannot be guessed."""
+        """A job that is not on disk yet. Its id starts with the time, so that names sort by age, and is random."""
         # microseconds in 13 digits last until 2112; 76 bits are random
         name = f"{time.time_ns() // 1000:013x}{secrets.token_hex(10)}"[:32]
         return Job(

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 import dao
-from dao.app.jobs import MAX_FORMULA, MAX_SAMPLES, REPEATABLE, UNFINISHED
+from dao.app.jobs import MAX_FORMULA, MAX_SAMPLES, REPEATABLE, UNFINISHED, Defaults
 from dao.app.worker import STAGES
 from dao.report.text import formula_parts, pretty_space_group
-
-if TYPE_CHECKING:
-    from dao.app.server import Defaults
 
 STATES = {
     "queued": "Waiting",
@@ -95,7 +92,9 @@ class Pages:
 @cache
 def style() -> str:
     """The report's style sheet, and what the other pages add to it."""
-    return files("dao.report").joinpath("page.css").read_text("utf-8") + asset("static/bar.css") + asset("static/app.css")
+    return (
+        files("dao.report").joinpath("page.css").read_text("utf-8") + asset("static/bar.css") + asset("static/app.css")
+    )
 
 
 @cache

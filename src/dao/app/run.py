@@ -12,6 +12,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from dao.app.jobs import Defaults, Store
 from dao.app.worker import Predicting
 from dao.errors import InputError
 
@@ -46,7 +47,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         # what create_server makes of it names the address once more
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise InputError(f"--host {host} --port {port}: cannot listen there ({reason.lower()})") from None
 
 
@@ -81,9 +83,7 @@ def serve(
     command: Sequence[str],
     *,
     made_with: dict[str, str],
-    samples: int,
-    trained: int | None,
-    weights: str,
+    defaults: Defaults,
     host: str,
     port: int,
     max_queue: int,
@@ -96,9 +96,7 @@ def serve(
         out: folder of the history.
         command: starts a worker.
         made_with: see :class:`dao.app.jobs.Job`.
-        samples: of a job, where none are asked for.
-        trained: atoms in the largest cell that the weights were trained on.
-        weights: in words.
+        defaults: what is added to what is asked.
         host: address to listen on.
         port: likewise.
         max_queue: jobs that may wait.
@@ -113,14 +111,13 @@ def serve(
     require_server()
     import uvicorn
 
-    from dao.app.jobs import Store
     from dao.app.protection import Hosts
-    from dao.app.server import Defaults, make_app
+    from dao.app.server import make_app
     from dao.app.supervisor import Supervisor
 
     with bound_socket(host, port) as listening, sole_user(out):
         supervisor = Supervisor(Store(out), command, max_queue=max_queue, made_with=made_with)
-        app = make_app(supervisor, Hosts(host, allowed), Defaults(samples=samples, trained=trained, weights=weights))
+        app = make_app(supervisor, Hosts(host, allowed), defaults)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -141,4 +138,3 @@ def serve(
 def loopback(host: str) -> bool:
     """Whether only this machine can reach that address."""
     return host in {"localhost", "::1"} or host.startswith("127.")
-

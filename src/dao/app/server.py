@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 import dao
-from dao.app.jobs import Job, is_id, read_order
+from dao.app.jobs import Defaults, Job, is_id, read_order
 from dao.app.pages import Pages, asset, script, style
 from dao.app.protection import POLICY, Hosts, Protection
 from dao.app.supervisor import NotPossibleError, QueueFullError, Supervisor
@@ -29,22 +29,6 @@ from dao.errors import InputError
 
 CIF_TYPE = "chemical/x-cif"
 TABLES = ("candidates.json", "candidates.csv", "candidates.extxyz")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """What the application offers.
-
-    Attributes:
-        samples: of a job, where none are asked for.
-        trained: atoms in the largest cell that the weights were trained on; None where they do not say.
-        weights: in words.
-
-    """
-
-    samples: int
-    trained: int | None
-    weights: str
 
 
 def make_app(supervisor: Supervisor, hosts: Hosts, defaults: Defaults) -> Protection:
@@ -124,7 +108,9 @@ class _Handlers:
 
     async def icon(self, _: Request) -> Response:
         """The page's icon."""
-        return Response(asset("static/icon.svg"), media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+        return Response(
+            asset("static/icon.svg"), media_type="image/svg+xml", headers={"cache-control": "max-age=86400"}
+        )
 
     async def health(self, _: Request) -> Response:
         """Whether the server works, for whatever watches it."""
@@ -148,7 +134,7 @@ class _Handlers:
         except (ValueError, RecursionError):
             raise HTTPException(400, "what was sent is not JSON") from None
         try:
-            order = read_order(payload, samples=self._defaults.samples, trained=self._defaults.trained)
+            order = read_order(payload, self._defaults)
         except InputError as error:
             raise HTTPException(400, str(error)) from None
         with _answering(self._supervisor):

@@ -18,6 +18,9 @@ from typing import Any
 from dao.app.jobs import INTERRUPTED, REPEATABLE, UNFINISHED, Job, State, Store, now
 from dao.app.worker import STAGES
 
+KILLED = -9
+"""Exit code of a process that was ended by SIGKILL."""
+
 
 class QueueFullError(Exception):
     """As many jobs wait as may."""
@@ -248,7 +251,7 @@ class Supervisor:
                 process.kill()
             await process.wait()
         code = process.returncode or 0
-        if code == -signal.SIGKILL:
+        if code == KILLED:
             return "was killed, which is often a lack of memory: try fewer samples or smaller cells"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended unexpectedly (exit code {code})"
 

@@ -1,7 +1,7 @@
 """The process that predicts: reads jobs as lines of JSON on standard input and says on standard output how they go.
 
-It is a process of its own so that a prediction never holds up the server, can be stopped at any moment by ending it, and
-may run out of memory without taking the server along. Models stay in memory, and torch warm, from job to job.
+It is a process of its own so that a prediction never holds up the server, can be stopped at any moment by ending it,
+and may run out of memory without taking the server along. Models stay in memory, and torch warm, from job to job.
 
 Lines out: ``{"ready": true}``, then for a job ``{"stage": ..., "done": ..., "total": ...}`` and, once and last,
 ``{"finished": message}`` or ``{"failed": message}``.
@@ -92,7 +92,7 @@ def work(predict: Callable[[Task, Tell], str], warm_up: Callable[[], None]) -> N
     try:
         warm_up()
     except InputError as error:  # the jobs will say so too
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
     _say(out, {"ready": True})
     while True:
         fields = json.loads(tasks.get())

@@ -47,6 +47,7 @@ def serve(
     ] = None,
 ) -> int:
     """Open the web page: type a formula, watch its prediction, look at the candidates."""
+    from dao.app.jobs import Defaults
     from dao.app.run import loopback, require_server, worker_command
     from dao.app.run import serve as run
     from dao.app.worker import Predicting
@@ -74,9 +75,7 @@ def serve(
         out,
         worker_command(predicting),
         made_with=predicting.described(),
-        samples=samples,
-        trained=largest_trained_cell(trained_on),
-        weights=weights or DEFAULT,
+        defaults=Defaults(samples=samples, trained=largest_trained_cell(trained_on), weights=weights or DEFAULT),
         host=host,
         port=port,
         max_queue=max_queue,

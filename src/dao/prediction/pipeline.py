@@ -245,7 +245,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     return run
 
 
-def _sampled(
+def _sampled(  # noqa: PLR0913 -- likewise
     targets: Mapping[Composition, tuple[int, ...]],
     model: Generator,
     settings: SamplerSettings,
