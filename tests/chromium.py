@@ -41,11 +41,12 @@ class Chromium:
         down, up = os.pipe(), os.pipe()
         for descriptor in (down[0], up[1]):
             os.set_inheritable(descriptor, True)  # noqa: FBT003 -- it takes no keyword
-        command = [
-            path, "--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",
-            "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-            "--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--lang=en-GB", "about:blank",
-        ]  # fmt: skip
+        options = (
+            "headless", "remote-debugging-pipe", f"user-data-dir={profile}", "no-first-run", "no-sandbox",
+            "disable-dev-shm-usage", "use-angle=swiftshader", "enable-unsafe-swiftshader", "hide-scrollbars",
+            "disable-background-networking", "disable-component-update", "lang=en-GB",
+        )  # fmt: skip
+        command = [path, *(f"--{option}" for option in options), "about:blank"]
         self._log = (profile / "stderr.txt").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-c", LAUNCHER, str(down[0]), str(up[1]), *command],

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -50,18 +49,17 @@ def test_bad_weights_are_told_by_the_job(tmp_path: Path) -> None:
             what()
 
 
-def test_progress_never_goes_back_and_is_not_said_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_never_goes_back_and_is_not_said_too_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    out = io.StringIO()
-    tell = _Teller(out)
-    for step, (stage, done) in enumerate(
-        [("sampling", 0.0), ("sampling", 1.0), ("sampling", 0.5), ("sampling", 1.0), ("ranking", 4.0), ("sampling", 2.0),
-         ("report", 0.0)]
-    ):  # fmt: skip
-        clock[0] += SECONDS_BETWEEN * (0.1 if step == 1 else 1.5)
-        tell(stage, done, 4)
-    said = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [("sampling", 0.0), ("sampling", 1.0), ("sampling", 0.5), ("sampling", 1.0), ("ranking", 4.0),
+            ("sampling", 2.0), ("report", 0.0)]  # fmt: skip
+    with (tmp_path / "out").open("w") as out:
+        tell = _Teller(out)
+        for step, (stage, done) in enumerate(told):
+            clock[0] += SECONDS_BETWEEN * (0.1 if step == 1 else 1.5)
+            tell(stage, done, 4)
+    said = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [(one["stage"], one["done"]) for one in said] == [
         ("sampling", 0.0), ("sampling", 0.5), ("sampling", 1.0), ("ranking", 4.0), ("report", 0.0)
     ]  # fmt: skip
