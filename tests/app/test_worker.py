@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from toys import tiny_generator
 
-from dao.app.worker import SECONDS_BETWEEN, STAGES, Predicting, Task, _Teller, predict_job, warm_up
+from dao.app.worker import SECONDS_BETWEEN, STAGES, JobPredictor, Predicting, Task, _Teller
 from dao.errors import InputError
 
 
@@ -21,9 +21,12 @@ def test_a_job_is_a_prediction_with_a_report_and_says_how_far_it_is(weights: str
     pytest.importorskip("pymatgen.analysis.diffraction", reason="the report needs pymatgen (extra report)")
     said: list[tuple[str, float, int]] = []
     task = Task(formula="NaCl", units=(1, 2), samples=4, seed=0, folder=tmp_path)
-    made_with = Predicting(weights=weights, sources="generator", steps=4)
-    warm_up(made_with)
-    message = predict_job(made_with, task, lambda *told: said.append(told))
+    predictor = JobPredictor(Predicting(weights=weights, sources="generator", steps=4))
+    predictor.warm_up()
+    model = predictor._model
+    message = predictor(task, lambda *told: said.append(told))
+    assert model is not None
+    assert predictor._model is model
     stages = [stage for stage, _, _ in said]
     assert stages[0] == "sampling"
     assert stages[-1] == "report"
@@ -42,9 +45,9 @@ def test_a_job_is_a_prediction_with_a_report_and_says_how_far_it_is(weights: str
 
 
 def test_bad_weights_are_told_by_the_job(tmp_path: Path) -> None:
-    made_with = Predicting(weights=str(tmp_path))
+    predictor = JobPredictor(Predicting(weights=str(tmp_path)))
     task = Task(formula="NaCl", units=(1,), samples=1, seed=0, folder=tmp_path)
-    for what in (lambda: warm_up(made_with), lambda: predict_job(made_with, task, lambda *_: None)):
+    for what in (predictor.warm_up, lambda: predictor(task, lambda *_: None)):
         with pytest.raises(InputError, match=r"holds no config\.json"):
             what()
 

@@ -1,7 +1,8 @@
 """The process that predicts: reads jobs as lines of JSON on standard input and says on standard output how they go.
 
 It is a process of its own so that a prediction never holds up the server, can be stopped at any moment by ending it,
-and may run out of memory without taking the server along. Models stay in memory, and torch warm, from job to job.
+and may run out of memory without taking the server along. The generator stays in memory, and torch warm, from job to
+job.
 
 Lines out: ``{"ready": true}``, then for a job ``{"stage": ..., "done": ..., "total": ...}`` and, once and last,
 ``{"finished": message}`` or ``{"failed": message}``.
@@ -24,7 +25,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from dao.errors import InputError
 
 if TYPE_CHECKING:
+    from dao.models import Generator
     from dao.prediction.pipeline import FormulaResult
+    from dao.prediction.sources import Sources
 
 SECONDS_BETWEEN = 0.2
 """Progress is said no more often."""
@@ -108,60 +111,74 @@ def work(predict: Callable[[Task, Tell], str], warm_up: Callable[[], None]) -> N
             _say(out, {"finished": message})
 
 
-def predict_job(made_with: Predicting, task: Task, tell: Tell) -> str:
-    """Predict as ``dao predict --report`` does, less the report's figures as files.
+class JobPredictor:
+    """Does jobs with a generator that it loads once."""
 
-    Raises:
-        InputError: see :func:`dao.prediction.pipeline.predict_to_folder`.
+    def __init__(self, made_with: Predicting) -> None:
+        """Nothing is loaded before :meth:`warm_up`, or the first job."""
+        self._made_with = made_with
+        self._model: Generator | None = None
 
-    """
-    from dao.prediction.composition import parse_formula
-    from dao.prediction.judging import Judging
-    from dao.prediction.pipeline import predict_to_folder
-    from dao.prediction.sources import choose_sources
-    from dao.report.results import report_on
+    def warm_up(self) -> None:
+        """Import what a job needs, and load the generator.
 
-    def sampled(done: float, total: int) -> None:
-        # the last state has been reached; telling the same crystals apart, and their energies, come next
-        tell("sampling" if done < total else "ranking", min(done, total), total)
+        Raises:
+            InputError: weights that cannot be used.
 
-    results: list[FormulaResult] = []
-    run = predict_to_folder(
-        {parse_formula(task.formula): task.units},
-        out=task.folder,
-        weights=made_with.weights,
-        samples=task.samples,
-        steps=made_with.steps,
-        seed=task.seed,
-        device=made_with.device,
-        judging=Judging(predictor=made_with.predictor),
-        sources=choose_sources(made_with.sources, made_with.table),
-        progress=False,
-        on_start=lambda: tell("sampling", 0.0, task.samples),
-        on_progress=sampled,
-        on_result=results.append,
-    )
-    tell("report", 0.0, 0)
-    for result in results:
-        report_on(result, figures=False)
-    return "; ".join(str(failure["reason"]) for failure in run.failures)
+        """
+        import dao.report.results  # noqa: F401 -- imported for later
+        from dao.prediction.judging import Judging
+        from dao.prediction.pipeline import load_generator
 
+        if self._sources().generator and self._model is None:
+            self._model = load_generator(self._made_with.weights, self._made_with.device)
+        Judging(predictor=self._made_with.predictor).source()
 
-def warm_up(made_with: Predicting) -> None:
-    """Import what a job needs, and read the weights once, so that they are at hand.
+    def __call__(self, task: Task, tell: Tell) -> str:
+        """Predict as ``dao predict --report`` does, less the report's figures as files.
 
-    Raises:
-        InputError: weights that cannot be used.
+        Returns:
+            Why there are no candidates, where there are none.
 
-    """
-    import dao.report.results  # noqa: F401 -- imported for later
-    from dao.prediction.judging import Judging
-    from dao.prediction.pipeline import load_generator
-    from dao.prediction.sources import choose_sources
+        Raises:
+            InputError: see :func:`dao.prediction.pipeline.predict_to_folder`.
 
-    if choose_sources(made_with.sources, made_with.table).generator:
-        load_generator(made_with.weights, made_with.device)
-    Judging(predictor=made_with.predictor).source()
+        """
+        from dao.prediction.composition import parse_formula
+        from dao.prediction.judging import Judging
+        from dao.prediction.pipeline import predict_to_folder
+        from dao.report.results import report_on
+
+        def sampled(done: float, total: int) -> None:
+            # the last state has been reached; telling the same crystals apart, and their energies, come next
+            tell("sampling" if done < total else "ranking", min(done, total), total)
+
+        self.warm_up()
+        results: list[FormulaResult] = []
+        run = predict_to_folder(
+            {parse_formula(task.formula): task.units},
+            out=task.folder,
+            weights=self._model,
+            samples=task.samples,
+            steps=self._made_with.steps,
+            seed=task.seed,
+            device=self._made_with.device,
+            judging=Judging(predictor=self._made_with.predictor),
+            sources=self._sources(),
+            progress=False,
+            on_start=lambda: tell("sampling", 0.0, task.samples),
+            on_progress=sampled,
+            on_result=results.append,
+        )
+        tell("report", 0.0, 0)
+        for result in results:
+            report_on(result, figures=False)
+        return "; ".join(str(failure["reason"]) for failure in run.failures)
+
+    def _sources(self) -> Sources:
+        from dao.prediction.sources import choose_sources
+
+        return choose_sources(self._made_with.sources, self._made_with.table)
 
 
 class _Teller:
@@ -196,8 +213,8 @@ def _read(stream: TextIO, tasks: queue.SimpleQueue[str]) -> None:
 
 def main() -> None:
     """Work for a server that gives its :class:`Predicting` as JSON in the first argument."""
-    made_with = Predicting(**json.loads(sys.argv[1]))
-    work(lambda task, tell: predict_job(made_with, task, tell), lambda: warm_up(made_with))
+    predictor = JobPredictor(Predicting(**json.loads(sys.argv[1])))
+    work(predictor, predictor.warm_up)
 
 
 if __name__ == "__main__":

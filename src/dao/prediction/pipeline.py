@@ -149,7 +149,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     targets: Mapping[Composition, tuple[int, ...]],
     *,
     out: Path,
-    weights: Path | str | None,
+    weights: Path | str | Generator | None,
     samples: int,
     steps: int | None = None,
     seed: int = 0,
@@ -167,7 +167,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     Args:
         targets: formula units a cell to try, by composition.
         out: the folder.
-        weights: see :func:`predict`, and likewise below.
+        weights: see :func:`predict`, and likewise below; or a generator that is loaded already.
         samples: structures to generate for each composition.
         steps: sampler steps.
         seed: seed.
@@ -190,7 +190,7 @@ def predict_to_folder(  # noqa: PLR0913 -- likewise
     walker = _Walker.load(chosen, judging or Judging(), device)
     model, settings = None, None
     if chosen.generator:
-        model = load_generator(weights, device)
+        model = weights if isinstance(weights, Generator) else load_generator(weights, device)
         settings = check_settings(model, model.config.sampler.updated(steps=steps))
         plans, finished = _sampled(
             targets,
