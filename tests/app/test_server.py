@@ -6,9 +6,10 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,15 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 @contextmanager
-def running(out: Path, bound: str = "127.0.0.1", *, max_queue: int = 20, made_with: str = "a") -> Iterator[TestClient]:
-    supervisor = Supervisor(Store(out), FAKE_WORKER, max_queue=max_queue, made_with={"weights": made_with})
+def running(
+    out: Path,
+    bound: str = "127.0.0.1",
+    *,
+    max_queue: int = 20,
+    made_with: str = "a",
+    worker: Sequence[str] = FAKE_WORKER,
+) -> Iterator[TestClient]:
+    supervisor = Supervisor(Store(out), worker, max_queue=max_queue, made_with={"weights": made_with})
     app = make_app(supervisor, Hosts(bound, ["crystals.lan"]), Defaults(samples=5, trained=20, weights="tiny"))
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
         client.supervisor = supervisor  # type: ignore[attr-defined]
@@ -201,6 +209,22 @@ def test_a_worker_that_dies_while_idle_is_not_missed(opened: Open) -> None:
     os.kill(process.pid, signal.SIGKILL)
     until(client, submit(client, "MgO"), "done")
     assert client.supervisor._process.pid != process.pid  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
+    with running(tmp_path, worker=[sys.executable, "-c", "raise SystemExit(3)"]) as client:
+        for _ in range(2):
+            job = until(client, submit(client), "failed")
+            assert job["message"].startswith("The process that predicts ended unexpectedly (exit code 3).")
+
+
+def test_cancel_while_a_worker_starts(tmp_path: Path) -> None:
+    slow = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with running(tmp_path, worker=slow) as client:
+        job = submit(client)
+        assert until(client, job, "running")["progress"] == {"stage": "starting", "done": 0.0, "total": 0}
+        client.post(f"/api/jobs/{job['id']}/cancel")
+        until(client, job, "cancelled")
 
 
 @pytest.mark.parametrize("made_with", ["a", "b"])

@@ -122,10 +122,11 @@ class Supervisor:
         if job.id in self._waiting:
             del self._waiting[job.id]
             return self._put_down(job, "cancelled")
-        if self._running is not None and self._running.id == job.id and self._process is not None:
+        if self._running is not None and self._running.id == job.id:
             self._cancelled = True
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
             return job
         raise NotPossibleError(f"this prediction is {job.state}: there is nothing to cancel")
 
@@ -201,15 +202,17 @@ class Supervisor:
     async def _do(self, job: Job) -> None:
         """Have a job done and put down how it ended."""
         self.store.write(job)
-        await self._ensure_worker()
-        said = await self._ask(job)
-        if not said and not self._cancelled and self._progress == Progress():
-            # it had died before it read the job, and nobody had noticed yet
-            await self._end_worker()
+        said: dict[str, Any] = {}
+        how = ""
+        # a second time where a worker had died before it read the job, and nobody had noticed yet
+        for _ in range(2):
             await self._ensure_worker()
-            said = await self._ask(job)
-        if self._cancelled:
-            await self._end_worker()
+            said = {} if self._cancelled else await self._ask(job)
+            if said and not self._cancelled:
+                break
+            how = await self._end_worker()
+            if self._cancelled or self._progress != Progress():
+                break
         if "finished" in said:
             count, best = self.store.best(job)
             self._put_down(job, "done", str(said["finished"]), candidates=count, best=best)
@@ -218,7 +221,6 @@ class Supervisor:
         elif self._cancelled:
             self._put_down(job, "cancelled")
         else:
-            how = await self._end_worker()
             self._put_down(
                 job, "failed", f"The process that predicts {how}. It has been started again; the other jobs go on."
             )
