@@ -20,9 +20,10 @@ from dao.prediction.ranking import Candidate, rank_by_recurrence, with_energies
 from dao.report import results
 from dao.report.contents import Report, Walk, general_warnings, significant, warnings_of
 from dao.report.diffraction import Peak
-from dao.report.page import formula_parts, json_for_html, render
+from dao.report.page import json_for_html, render
 from dao.report.results import write_report
 from dao.report.scenes import drawn_cell, nearest, scene, scenes, upright
+from dao.report.text import formula_parts
 from dao.trajectory import Trajectory
 
 ROCKSALT, CSCL = toy("rocksalt", ("Na", "Cl"), 5.64), toy("cscl", ("Na", "Cl"), 3.5)

@@ -93,7 +93,7 @@ def _show_warning(
 
 def build_app() -> typer.Typer:
     """The typer application with every verb."""
-    from dao.cli import data, doctor, energy, evaluate, predict, prototypes, relax, train, weights
+    from dao.cli import data, doctor, energy, evaluate, predict, prototypes, relax, serve, train, weights
 
     app = typer.Typer(
         help="Crystal structure prediction: type a composition, get back the crystals it is likely to form.",
@@ -104,6 +104,7 @@ def build_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     app.command(epilog=predict.EXAMPLES)(predict.predict)
+    app.command(epilog=serve.EXAMPLES)(serve.serve)
     app.command(epilog=energy.EXAMPLES)(energy.energy)
     app.command(epilog=relax.EXAMPLES)(relax.relax)
     app.command(epilog=train.EXAMPLES)(train.train)

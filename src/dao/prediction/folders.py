@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dao.crystal import CrystalBatch
 from dao.models import Generator
 from dao.prediction.composition import Composition
 from dao.prediction.files import write_candidates, write_failures
@@ -47,7 +48,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
     targets: Mapping[Composition, tuple[int, ...]],
     *,
     out: Path,
-    weights: Path | str | None,
+    weights: Path | str | Generator | None,
     samples: int,
     steps: int | None = None,
     seed: int = 0,
@@ -63,6 +64,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
     on_start: Callable[[], None] | None = None,
     on_records: Callable[[list[dict[str, Any]]], None] | None = None,
     on_result: Callable[[FormulaResult], None] | None = None,
+    on_progress: Callable[[float, int], None] | None = None,
     further: str = "",
 ) -> PredictionRun:
     """Predict several compositions into a folder each under ``out``, going on where a killed run stopped.
@@ -72,7 +74,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
     Args:
         targets: formula units a cell to try, by composition.
         out: the folder.
-        weights: see :func:`dao.prediction.pipeline.predict`, and likewise below.
+        weights: see :func:`dao.prediction.pipeline.predict`, and likewise below; or a generator that is loaded already.
         samples: structures to generate for each composition.
         steps: sampler steps.
         seed: seed.
@@ -88,6 +90,8 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         on_start: called once all that could be refused has been checked, before anything is generated or written.
         on_records: called with each composition's records once they are written, an earlier run's included.
         on_result: called next with each composition's candidates, but not with those that an earlier run finished.
+        on_progress: called during sampling with how many samples are finished, those under way counted by how far they
+            are, and how many there will be, of the compositions that are sampled together.
         further: what ``on_result`` writes: folders that were finished without it are not left alone.
 
     Raises:
@@ -120,7 +124,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         for group in _groups(work.plans):
             waiting = [one for one in group if known[one] is None]
             with stage(SAMPLING):
-                work.sample(waiting, bar.advance)
+                work.sample(waiting, bar.advance, on_progress)
             for one in group:
                 finished = known[one]
                 if finished is not None:
@@ -197,7 +201,7 @@ class _Work:
         *,
         chosen: Sources,
         judging: Judging,
-        weights: Path | str | None,
+        weights: Path | str | Generator | None,
         samples: int,
         steps: int | None,
         seed: int,
@@ -222,7 +226,7 @@ class _Work:
             walker = Walker.load(chosen, judging, device, relaxing)
             guide = walker.judge.guidance
             if chosen.generator:
-                model = load_generator(weights, device)
+                model = weights if isinstance(weights, Generator) else load_generator(weights, device)
                 settings = check_settings(model, model.config.sampler.updated(steps=steps))
                 made_by = signature(model, settings, seed, guide)
             refiner = refiner_of(
@@ -272,13 +276,23 @@ class _Work:
             return None
         return read_finished(self.folder(composition), self.made_by(composition), files)
 
-    def sample(self, compositions: Sequence[Composition], advance: Callable[[int], None]) -> None:
+    def sample(
+        self,
+        compositions: Sequence[Composition],
+        advance: Callable[[int], None],
+        on_progress: Callable[[float, int], None] | None,
+    ) -> None:
         """Generate the samples that are missing, and write each down with its composition as soon as it is there."""
         owner = {request: one for one in compositions for request in self.plans[one]}
         missing = [request for request in owner if request not in self.done]
         advance(len(owner) - len(missing))
         if self.model is None or not missing:
             return
+
+        def on_state(time: float, batch: CrystalBatch) -> None:
+            if on_progress is not None:
+                on_progress(len(owner.keys() & self.done.keys()) + (1.0 - time) * len(batch), len(owner))
+
         walk = sample(
             self.model,
             missing,
@@ -286,6 +300,7 @@ class _Work:
             settings=self.settings,
             batch_size=self.batch_size,
             guidance=self.walker.judge.guidance,
+            on_state=None if on_progress is None else on_state,
         )
         for batch in walk:
             for one in batch:

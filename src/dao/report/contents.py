@@ -75,13 +75,6 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:.{max(0, decimals)}f}".replace("-", "\u2212")
 
 
-def pretty_space_group(symbol: str) -> str:
-    """With overbars and subscripts: Pm-3m as Pm3\u0305m, P6_3/mmc as P6\u2083/mmc."""
-    from pymatgen.util.string import unicodeify_spacegroup
-
-    return str(unicodeify_spacegroup(symbol))
-
-
 def energy_text(candidate: Candidate) -> str:
     """Energy above the hull, eV/atom, with its expected error; empty where no predictor was asked."""
     if candidate.e_above_hull is None:

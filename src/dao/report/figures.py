@@ -16,9 +16,10 @@ import numpy as np
 from dao.elements import SYMBOLS
 from dao.figure_file import BLACK, BLUE, GREEN, GREY, ORANGE, figure_file
 from dao.prediction.ranking import Candidate
-from dao.report.contents import has_energies, pretty_space_group
+from dao.report.contents import has_energies
 from dao.report.diffraction import TWO_THETA, WAVELENGTH, Peak
 from dao.report.scenes import Scene, element_colour, element_radius
+from dao.report.text import pretty_space_group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -359,7 +359,9 @@ async function attempt(id, draw) {
     const place = byId(id);
     if (!place) return;
     place.classList.add("failed");
-    place.textContent = "This browser cannot draw this figure. It lies as an image in the folder \u201creport\u201d beside this file.";
+    const folder = document.documentElement.dataset.figures;
+    const instead = folder ? ` It lies as an image in the folder \u201c${folder}\u201d beside this file.` : "";
+    place.textContent = `This browser cannot draw this figure.${instead}`;
     console.error(error);
   }
 }

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import math
-import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -28,12 +27,12 @@ from dao.report.contents import (
     energy_text,
     general_warnings,
     has_energies,
-    pretty_space_group,
     significant,
     warnings_of,
 )
 from dao.report.diffraction import TWO_THETA, WAVELENGTH, Peak
 from dao.report.scenes import Scene, element_colour, element_radius, scene
+from dao.report.text import formula_parts, pretty_space_group
 from dao.trajectory import Trajectory
 
 PEAKS_LISTED = 10
@@ -46,6 +45,8 @@ def render(
     cells: dict[int, Crystal],
     patterns: dict[int, list[Peak]],
     walk: list[Scene],
+    *,
+    figures: bool = True,
 ) -> str:
     """The page.
 
@@ -55,6 +56,7 @@ def render(
         cells: conventional cell of each candidate by rank, as it is drawn.
         patterns: powder patterns of some candidates by rank.
         walk: the scenes of ``report.walk``; empty where there is none.
+        figures: whether the same figures lie beside it, for browsers that cannot draw them.
 
     """
     import jinja2
@@ -65,6 +67,7 @@ def render(
     script, library = _asset("page.js"), _plotly()
     return template.render(
         report=report,
+        figures=figures,
         formula=formula_parts(report.formula),
         policy=_policy(script, library),
         # these three are this package's own files, and plotly.js
@@ -87,11 +90,6 @@ def json_for_html(value: Any) -> str:  # noqa: ANN401 -- whatever JSON can hold
     """JSON that no HTML parser mistakes for markup, whatever text it holds."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def formula_parts(formula: str) -> list[tuple[str, bool]]:
-    """Pieces of a formula, each with whether it is a subscript: SrTiO3 is SrTiO and 3."""
-    return [(piece, piece[0].isdigit()) for piece in re.findall(r"[0-9.]+|[^0-9.]+", formula)]
 
 
 @cache

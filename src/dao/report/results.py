@@ -9,17 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import dao
+from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.models import Predictor
 from dao.prediction.files import cif_text, write_text
 from dao.prediction.oxidation import charge_hint
 from dao.prediction.pipeline import FormulaResult
 from dao.prediction.ranking import Candidate
-from dao.report.contents import Report, Walk, energy_text, pretty_space_group
-from dao.report.diffraction import powder_pattern
+from dao.report.contents import Report, Walk, energy_text
+from dao.report.diffraction import Peak, powder_pattern
 from dao.report.figures import pattern_figure, structures_figure, volume_figure, walk_figure
 from dao.report.page import render
-from dao.report.scenes import drawn_cell, scene, scenes
+from dao.report.scenes import Scene, drawn_cell, scene, scenes
+from dao.report.text import pretty_space_group
 from dao.stages import in_words, so_far
 from dao.trajectory import walk_again
 
@@ -38,8 +40,8 @@ STRIP = 6
 """States of it in the figure."""
 
 
-def report_on(result: FormulaResult) -> Path:
-    """Write the report of a formula, and say where it is.
+def report_on(result: FormulaResult, *, figures: bool = True) -> Path:
+    """Write the report of a formula, its ``figures`` only if asked, and say where it is.
 
     Raises:
         InputError: the folder cannot be written, or a package is missing.
@@ -58,12 +60,12 @@ def report_on(result: FormulaResult) -> Path:
         discarded=sum(one.crystal is None for one in result.samples),
         walk=_walk(result, best),
     )
-    write_report(result.folder, report)
+    write_report(result.folder, report, figures=figures)
     return result.folder / PAGE
 
 
-def write_report(folder: Path, report: Report) -> None:
-    """Write the page and the figures into a formula's folder.
+def write_report(folder: Path, report: Report, *, figures: bool = True) -> None:
+    """Write the page, and the ``figures`` if asked, into a formula's folder.
 
     Raises:
         InputError: the folder cannot be written, or a package is missing.
@@ -76,18 +78,29 @@ def write_report(folder: Path, report: Report) -> None:
     walk = [] if report.walk is None else scenes(report.walk.states)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / PAGE, render(report, cifs, cells, patterns, walk))
-        figures = folder / FIGURES
-        if shown:
-            structures_figure(figures / "structures", [(_caption(one), scene(cells[one.rank])) for one in shown])
-            volume_figure(figures / "volume", report.candidates)
-            pattern_figure(figures / "patterns", [(one, patterns[one.rank]) for one in shown])
-        if report.walk is not None:
-            few = report.walk.states.thinned(STRIP)
-            kept = [report.walk.states.times.index(time) for time in few.times]
-            walk_figure(figures / "walk", few.times, [walk[i] for i in kept])
+        write_text(folder / PAGE, render(report, cifs, cells, patterns, walk, figures=figures))
+        if figures:
+            _figures(folder / FIGURES, report, cells, patterns, walk)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _figures(
+    folder: Path,
+    report: Report,
+    cells: dict[int, Crystal],
+    patterns: dict[int, list[Peak]],
+    walk: list[Scene],
+) -> None:
+    shown = report.candidates[:SHOWN]
+    if shown:
+        structures_figure(folder / "structures", [(_caption(one), scene(cells[one.rank])) for one in shown])
+        volume_figure(folder / "volume", report.candidates)
+        pattern_figure(folder / "patterns", [(one, patterns[one.rank]) for one in shown])
+    if report.walk is not None:
+        few = report.walk.states.thinned(STRIP)
+        kept = [report.walk.states.times.index(time) for time in few.times]
+        walk_figure(folder / "walk", few.times, [walk[i] for i in kept])
 
 
 def _caption(candidate: Candidate) -> str:
