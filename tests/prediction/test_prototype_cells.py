@@ -13,8 +13,11 @@ from toys import toy_crystals
 from dao.crystal import Crystal
 from dao.data.store import pack_crystals
 from dao.errors import InputError
+from dao.prediction import proposals
 from dao.prediction.composition import parse_formula, prototype_cells
+from dao.prediction.proposals import proposed
 from dao.prediction.prototype_build import build_table
+from dao.prediction.prototypes import Proposer
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -66,3 +69,17 @@ def test_larger_cells_are_offered_unless_bounded(
     if offered:
         largest = next(one for one in found if one["num_atoms"] == 10)
         assert (largest["formula_units"], largest["prototype"]) == (5, "LiF")
+
+
+def test_larger_cells_take_no_place_of_the_others(monkeypatch: pytest.MonkeyPatch, table: Path) -> None:
+    proposer = Proposer.load(table)
+    composition = parse_formula("KBr")
+    cells = {units: composition.numbers_for(units) for units in (1, 5)}
+    both = proposed(proposer, "KBr", cells, 4)
+    assert sorted(one.num_atoms for one in both) == [2, 2, 2, 10]
+    monkeypatch.setattr(proposals, "AUTO_MAX_ATOMS", 5)
+    for count, sizes in ((3, [2, 2, 2]), (4, [2, 2, 2, 10])):
+        assert sorted(one.num_atoms for one in proposed(proposer, "KBr", cells, count)) == sizes
+    # where nothing smaller can be, these are the usual ones
+    (only,) = proposed(proposer, "KBr", {5: cells[5]}, 1)
+    assert (only.num_atoms, only.rank) == (10, 1)

@@ -12,12 +12,16 @@ from dataclasses import replace
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
+from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
 from dao.prediction.ranking import Candidate, Reading, same_crystals
 
 SPARE = 2
 """Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
+
+LARGER = 4
+"""For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
 
 
 def proposed(
@@ -35,7 +39,7 @@ def proposed(
         proposer: the table.
         formula: reduced formula, for the candidates.
         cells: atomic numbers of the cell, by formula units in it.
-        count: most candidates, over all cell sizes.
+        count: most candidates, over all cell sizes; those of cells beyond ``AUTO_MAX_ATOMS`` come on top of them.
         samples: how many samples of a generator the composition has, for the candidates.
         exclude_same_composition: see :meth:`~dao.prediction.prototypes.Proposer.propose`.
 
@@ -45,10 +49,22 @@ def proposed(
         own = proposer.propose(numbers, SPARE * count, exclude_same_composition=exclude_same_composition)
         found += [(units, one) for one in own]
     found.sort(key=lambda item: item[1].distance)
-    found = found[: SPARE * count]
+    usual = max(AUTO_MAX_ATOMS, min(map(len, cells.values())))
+    room = {False: count, True: count // LARGER}
+
+    def is_larger(item: tuple[int, Proposal]) -> bool:
+        return len(cells[item[0]]) > usual
+
+    asked = {larger: [one for one in found if is_larger(one) == larger][: SPARE * room[larger]] for larger in room}
+    found = sorted((one for own in asked.values() for one in own), key=lambda item: item[1].distance)
     readings = [_read(one) for _, one in found]
     # at the tolerances that make two samples one crystal, many tilts and distortions are one too
     firsts = [group[0] for group in same_crystals([reading.crystal for reading in readings])]
+    kept = []
+    for i in sorted(firsts):
+        if room[is_larger(found[i])]:
+            room[is_larger(found[i])] -= 1
+            kept.append(i)
     sizes = {units: len(numbers) // units for units, numbers in cells.items()}
     return [
         Candidate(
@@ -64,7 +80,7 @@ def proposed(
             source="prototype",
             prototype=formula_of(found[i][1].like, found[i][1].amounts),
         )
-        for rank, i in enumerate(sorted(firsts)[:count], start=1)
+        for rank, i in enumerate(kept, start=1)
     ]
 
 
