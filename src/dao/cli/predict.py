@@ -51,6 +51,7 @@ COLUMNS = {
     "formula_units": "cell (Z)",
     "num_atoms": "atoms",
     "volume_per_atom": "A^3/atom",
+    "confidence": "confidence",
     "e_above_hull": "E above hull (eV/atom)",
     "count": "found",
     "source": "source",
@@ -179,8 +180,9 @@ def _report(records: list[dict[str, Any]], output: str) -> None:
         print_json(records)
         return
     columns = dict(COLUMNS)
-    if not any("e_above_hull" in record for record in records):
-        del columns["e_above_hull"]
+    for key in ("confidence", "e_above_hull"):
+        if not any(key in record for record in records):
+            del columns[key]
     if not any(record.get("prototype") for record in records):
         del columns["prototype"]
     print_table([record | _four_decimals(record) for record in records], columns)

@@ -19,7 +19,7 @@ from dao.models import Generator
 from dao.prediction.composition import Composition, parse_cells, parse_formula
 from dao.prediction.files import write_candidates, write_failures
 from dao.prediction.judging import Judge, Judging, Rank
-from dao.prediction.proposals import merged, proposed
+from dao.prediction.proposals import merged, proposed, with_space_group_shares
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.prediction.sources import Sources, choose_sources
@@ -115,8 +115,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
         guidance: strength by which the predictor draws samples to low energy (0: not at all); with a predictor of
             another property to low values of it, and to high ones if negative.
         target: draw to this value of the predictor's property instead.
-        rank: by predicted ``energy`` above the hull, by ``recurrence``, or by ``both``, the default where there are
-            energies.
+        rank: ``learned`` (the default: by a small model that weighs all that is known and says how likely each
+            candidate is), by predicted ``energy`` above the hull, by ``recurrence``, or by ``both``.
         sources: ``generator``, ``prototypes`` or ``generator,prototypes``; default both where a table ships.
         table: of prototypes, a shipped name or a file of ``dao prototypes build``.
 
@@ -330,15 +330,14 @@ class _Walker:
         found = rank_by_recurrence(formula, size, crystals, total=len(done), source="generator")
         if self.proposer is not None:
             cells = {z: composition.numbers_for(z) for z in units}
-            found = merged(
-                found,
-                proposed(
-                    self.proposer,
-                    formula,
-                    cells,
-                    self.sources.proposals,
-                    samples=len(done),
-                    exclude_same_composition=self.sources.exclude_same_composition,
-                ),
+            exclude = self.sources.exclude_same_composition
+            own = proposed(
+                self.proposer,
+                formula,
+                cells,
+                self.sources.proposals,
+                samples=len(done),
+                exclude_same_composition=exclude,
             )
+            found = with_space_group_shares(merged(found, own), self.proposer, cells, exclude_same_composition=exclude)
         return self.judge.rank(found)

@@ -14,10 +14,14 @@ from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
+from dao.geometry.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -27,6 +31,13 @@ if TYPE_CHECKING:
 
 SAME_ENERGY = 4
 """Decimals (eV/atom) to which energies are compared: rounding, which depends on the batch, must not decide a rank."""
+
+ALIKE, UNLIKE = 0.2, 1.0
+"""Summed difference of two :func:`neighbourhoods` (0 to 2) below and beyond which the matcher need not be asked.
+
+Of 2,645 pairs of samples and proposals, 59 % lie beyond, 0.1 % of which the matcher would have called the same, and 1 %
+below, which it all called the same.
+"""
 
 COUNT_WEIGHT = 0.3
 """eV/atom by which a candidate found e times as often may lie higher; chosen on validation (docs/experiments.md)."""
@@ -70,6 +81,18 @@ class Candidate:
     """How far off that energy is expected to be, eV/atom; None where no predictor says so."""
     prototype: str | None = None
     """The known crystal whose kind it has been given, as a formula; None where the generator alone found it."""
+    prototype_distance: float | None = None
+    """How far its elements are from those of that crystal, 0 for the same (dimensionless)."""
+    prototype_members: int | None = None
+    """Known crystals of that kind, whatever their elements."""
+    prototype_share: float | None = None
+    """Share of this kind in the votes of all known crystals of like elements (:class:`~dao.prediction.prototypes`)."""
+    space_group_share: float | None = None
+    """The same of all kinds of its space group; None where no prototypes were asked."""
+    asked_atoms: int | None = None
+    """Atoms of the smallest cell in which it was asked for; more than it has where it turned out to be smaller."""
+    confidence: float | None = None
+    """Estimated probability that it is the known crystal of its composition; None unless the learned ranker ranked."""
 
     @property
     def structure(self) -> Structure:
@@ -94,6 +117,8 @@ class Candidate:
             energy = {"e_above_hull": _rounded(self.e_above_hull)}
         if self.e_above_hull_error is not None:
             energy["e_above_hull_error"] = _rounded(self.e_above_hull_error)
+        if self.confidence is not None:
+            energy["confidence"] = round(self.confidence, 4)
         return {
             "rank": self.rank,
             "formula": self.formula,
@@ -114,6 +139,8 @@ class Candidate:
             "samples": self.samples,
             "source": self.source,
             "prototype": self.prototype,
+            "prototype_distance": None if self.prototype_distance is None else round(self.prototype_distance, 4),
+            "prototype_members": self.prototype_members,
         }
 
 
@@ -131,11 +158,12 @@ def read_symmetry(crystal: Crystal) -> Reading:
         return Reading(crystal, 1, "P1", None)
 
 
-def same_crystals(crystals: Sequence[Crystal]) -> list[list[int]]:
-    """Numbers of the crystals that are the same: each joins the first group whose first member it fits.
+def same_crystals(crystals: Sequence[Crystal], distinct: int = 0) -> list[list[int]]:
+    """Numbers of the crystals that are the same: each joins the group whose first member it fits, the nearest first.
 
     What fits, pymatgen's StructureMatcher says at its own tolerances, tighter than the benchmark's, so that polymorphs
-    stay apart. The crystals must be primitive.
+    stay apart; where neighbourhoods leave no doubt (:data:`ALIKE`, :data:`UNLIKE`) it is not asked. The crystals must
+    be primitive and of one composition; the first ``distinct`` are known to differ from each other.
     """
     from dao.evaluation.matching_search import Tolerances, TooLargeError, fits, reduced
 
@@ -145,22 +173,40 @@ def same_crystals(crystals: Sequence[Crystal]) -> list[list[int]]:
     def cell(number: int) -> Reduced:
         return reduced(crystals[number], primitive=False)
 
-    def same(one: int, two: int) -> bool:
+    marks = neighbourhoods(crystals)
+
+    def same(one: int, two: int, apart: float) -> bool:
+        if apart < ALIKE or apart > UNLIKE:
+            return apart < ALIKE
         try:
             return fits(cell(one), cell(two), tolerances)
         except (TooLargeError, ArithmeticError, LookupError, ValueError):
             # a flat cell or a needle, which only other tools' samples can be, is like no other
             return False
 
-    groups: list[list[int]] = []
-    for number in range(len(crystals)):
-        for group in groups:
-            if same(group[0], number):
-                group.append(number)
+    groups: list[list[int]] = [[number] for number in range(distinct)]
+    for number in range(distinct, len(crystals)):
+        apart = np.abs(marks[[group[0] for group in groups]] - marks[number]).sum(axis=-1)
+        for place in np.argsort(apart, kind="stable").tolist():
+            if same(groups[place][0], number, float(apart[place])):
+                groups[place].append(number)
                 break
         else:
             groups.append([number])
     return groups
+
+
+def neighbourhoods(crystals: Sequence[Crystal]) -> npt.NDArray[np.float64]:
+    """(C, D) neighbours by pair of elements and distance of crystals of one composition; each row's sum is 1.
+
+    Half the sum of absolute differences of two rows, 0 to 1, is the part of the neighbours in which they differ.
+    """
+    rows = []
+    for one in crystals:
+        slots = np.unique(one.atomic_numbers, return_inverse=True)[1]
+        rows.append(fingerprint(slots, one.frac_coords, one.lattice).ravel())
+    marks = np.array(rows)
+    return marks / np.maximum(marks.sum(axis=-1, keepdims=True), 1e-9)
 
 
 def _scaled(crystal: Crystal, volume_per_atom: float) -> Crystal:
@@ -211,6 +257,7 @@ def rank_by_recurrence(
             samples=total,
             source=source,
             sample_indices=tuple(samples[i][:2] for i in group),
+            asked_atoms=atoms_per_formula * min(samples[i][0] for i in group),
         )
         for rank, (group, reading) in enumerate(ordered, start=1)
     ]
