@@ -1,55 +1,49 @@
 """Train the learned ranker on lists of benchmarks/ranker_lists.py, and say by cross-validation what it is worth.
 
-Run: python benchmarks/ranker.py --mp20 LISTS [LISTS ...] [--mpts52 LISTS ...] --out src/dao/weights/ranker/ranker.json
+Run: python benchmarks/ranker.py --mp20 LISTS [LISTS ...] --mpts52 LISTS [LISTS ...] --out src/dao/weights/ranker
 
 Crystals of one chemical system are in one of five folds; every figure is of lists whose fold the ranker had not seen.
-Each target is a list three times (generator alone, prototypes alone, both) with energies and without, so that one
-ranker serves whatever is there. What is learned is the probability of each candidate to match the true crystal, and
-which of a list does.
+Each target is a list three times (generator alone, prototypes alone, both), with energies and without. What is learned,
+for each of these situations, is a logistic model of whether a candidate matches the true crystal (Newton's method with
+a ridge; a list's candidates weigh one each).
 
 Printed: match rates of the first 1, 5 and 20 candidates by every order, with 95 % bootstrap intervals over targets; how
-often candidates of a given confidence are right; by how much the first match falls when a feature is shuffled.
+often candidates of a given confidence are right; by how much the first match falls when a feature is shuffled. Written:
+ranker.json and, beside it, figures.md with what was printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from ranker_lists import Lists, read_lists
-from torch import Tensor
-from torch.nn import functional
 
 from dao.evaluation.metrics import Bootstrap
 from dao.prediction.prototype_table import PrototypeTable
-from dao.prediction.ranker import Ranker, features, score
+from dao.prediction.ranker import Ranker, Weights, features
 from dao.prediction.ranking import COUNT_WEIGHT, Candidate, rank_by_energy
 from dao.prediction.sources import resolve_table
 
 Floats = npt.NDArray[np.float64]
+Order = Callable[["Problem"], npt.NDArray[np.int64]]
 
 FOLDS = 5
 SOURCES = ("generator", "prototypes", "both")
 KS = (1, 5, 20)
-ENERGIES = ("energy", "energy over lowest", "expected error", "no energy")
+ENERGIES = ("energy", "energy over lowest", "expected error")
 """Features that are unknown without a predictor."""
-
-HIDDEN = 16
-STEPS = 600
-RATE = 0.02
-DECAY = 1e-3
-LISTWISE = 1.0
-"""Weight of the listwise loss beside that of each candidate's own probability."""
-SEEDS = 3
+RIDGE = 10.0
+ITERATIONS = 15
+BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,28 +51,23 @@ class Problem:
     """One list that is to be ordered.
 
     Attributes:
-        owner: number of the target.
+        owner: number of the target within its benchmark.
+        benchmark: ``mp20`` or ``mpts52``.
         fold: of its chemical system.
         sources: what its candidates are of.
-        energies: whether they are known.
         raw: (C, F) features, nan where unknown.
-        rms: (C,) RMS distance to the true crystal, nan: no match.
+        right: (C,) which candidates match.
         candidates: C of them, in turns.
 
     """
 
     owner: int
+    benchmark: str
     fold: int
     sources: str
-    energies: bool
     raw: Floats
-    rms: Floats
+    right: npt.NDArray[np.bool_]
     candidates: list[Candidate]
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """(C,) which candidates match."""
-        return np.isfinite(self.rms)
 
 
 def fold_of(elements: Sequence[int]) -> int:
@@ -86,118 +75,52 @@ def fold_of(elements: Sequence[int]) -> int:
     return int(hashlib.sha256(bytes(elements)).hexdigest(), 16) % FOLDS
 
 
-def problems_of(
-    lists: Sequence[Lists], first: int, volumes: Floats, kinds: Sequence[str] = SOURCES
-) -> tuple[list[Problem], tuple[str, ...]]:
-    """Every list of every kind, with energies and without; and the features' names."""
-    found, names = [], ()
-    for owner, one in enumerate(lists, start=first):
-        for sources in kinds:
+def problems_of(lists: Sequence[Lists], benchmark: str, volumes: Floats) -> list[Problem]:
+    """Each list of each of the sources."""
+    found = []
+    for owner, one in enumerate(lists):
+        for sources in SOURCES:
             candidates, rms = one.candidates(sources)
-            if sources == "prototypes":
-                candidates = [replace(each, samples=0) for each in candidates]
-            elif sources == "generator":
-                candidates = [replace(each, space_group_share=None) for each in candidates]
             if not candidates:
                 continue
             known = features(candidates, volumes)
-            names = tuple(known)
-            raw = np.stack([known[name] for name in names], axis=1)
-            bare = raw.copy()
-            bare[:, [names.index(name) for name in ENERGIES]] = math.nan
-            bare[:, names.index("energies")] = 0.0
-            fold = fold_of(one.elements)
-            found.append(Problem(owner, fold, sources, True, raw, rms, candidates))
-            found.append(Problem(owner, fold, sources, False, bare, rms, candidates))
-    return found, names
+            raw = np.stack([known[name] for name in known], axis=1)
+            problem = Problem(owner, benchmark, fold_of(one.elements), sources, raw, np.isfinite(rms), candidates)
+            found.append(problem)
+    return found
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """Parameters of a ranker, in its standardised features."""
-
-    mean: Floats
-    scale: Floats
-    linear: Floats
-    hidden: Floats
-    output: Floats
-
-    def scores(self, raw: Floats) -> Floats:
-        """(C,) of a list."""
-        return score(np.nan_to_num((raw - self.mean) / self.scale, nan=0.0), self.linear, self.hidden, self.output)
-
-
-def fit(
-    problems: Sequence[Problem],
-    hidden: int = HIDDEN,
-    listwise: float = LISTWISE,
-    decay: float = DECAY,
-    steps: int = STEPS,
-    seeds: int = SEEDS,
-) -> Fitted:
-    """Several networks of different beginnings, side by side in one."""
-    every = np.concatenate([one.raw for one in problems])
-    mean, scale = np.nanmean(every, axis=0), np.nanstd(every, axis=0)
-    scale = np.where(scale > 1e-6, scale, 1.0)
-    length = max(len(one.rms) for one in problems)
-    table = np.zeros((len(problems), length, every.shape[1]), dtype=np.float32)
-    mask = np.zeros((len(problems), length), dtype=bool)
-    right = np.zeros((len(problems), length), dtype=bool)
-    for row, one in enumerate(problems):
-        count = len(one.rms)
-        table[row, :count] = np.nan_to_num((one.raw - mean) / scale, nan=0.0)
-        mask[row, :count] = True
-        right[row, :count] = one.right
-    made = [
-        _fit_one(
-            torch.from_numpy(table),
-            torch.from_numpy(mask),
-            torch.from_numpy(right),
-            seed,
-            hidden,
-            listwise,
-            decay,
-            steps,
-        )
-        for seed in range(seeds)
-    ]
-    linear = np.mean([one[0] for one in made], axis=0)
-    units = np.concatenate([one[1] for one in made])
-    output = np.concatenate([*(one[2][:-1] / seeds for one in made), [np.mean([one[2][-1] for one in made])]])
-    return Fitted(mean, scale, linear, units, output)
+def fit(problems: Sequence[Problem], names: Sequence[str], *, energies: bool) -> Weights:
+    """Newton's method for the logistic loss with a ridge on the standardised slopes."""
+    raw = np.concatenate([one.raw for one in problems])
+    if not energies:
+        raw[:, [names.index(name) for name in ENERGIES]] = math.nan
+    right = np.concatenate([one.right for one in problems]).astype(float)
+    known = np.isfinite(raw)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, raw, 0.0).sum(0) / count
+    off = np.where(known, raw - mean, 0.0)
+    scale = np.sqrt((off**2).sum(0) / count)
+    # what never changes, or is never known, says nothing
+    usable = scale > 1e-6
+    scale = np.where(usable, scale, 1.0)
+    table = np.column_stack([off / scale * usable, np.ones(len(off))])
+    ridge = np.diag([*[RIDGE] * len(names), 0.0])
+    weights = np.zeros(table.shape[1])
+    for _ in range(ITERATIONS):
+        chance = 1.0 / (1.0 + np.exp(-np.clip(table @ weights, -30.0, 30.0)))
+        curvature = (table * (chance * (1.0 - chance))[:, None]).T @ table + ridge
+        weights += np.linalg.solve(curvature, table.T @ (right - chance) - ridge @ weights)
+    return Weights(mean, weights[:-1] / scale * usable, float(weights[-1]))
 
 
-def _fit_one(
-    table: Tensor, mask: Tensor, right: Tensor, seed: int, hidden: int, listwise: float, decay: float, steps: int
-) -> tuple[Floats, Floats, Floats]:
-    generator = torch.Generator().manual_seed(seed)
-    count = table.shape[-1]
-    linear = torch.zeros(count, requires_grad=True)
-    units = (torch.randn(hidden, count + 1, generator=generator) / math.sqrt(count + 1)).requires_grad_()
-    output = torch.zeros(hidden + 1, requires_grad=True)
-    none = torch.zeros((), requires_grad=True)
-    parameters = [linear, units, output, none]
-    optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
-    target = right.float()
-    some = right.any(1)
-    for _ in range(steps):
-        logits = table @ linear + output[-1]
-        if hidden:
-            logits = logits + torch.tanh(table @ units[:, :-1].T + units[:, -1]) @ output[:-1]
-        own = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")[mask].sum() / len(table)
-        bare = logits.masked_fill(~mask, -torch.inf)
-        wanted = bare.masked_fill(~right, -torch.inf)[some]
-        chosen = (torch.logsumexp(bare[some], 1) - torch.logsumexp(wanted, 1)).mean()
-        loss = own + listwise * chosen + decay * sum(p.square().sum() for p in (linear, units, output[:-1]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return tuple(one.detach().double().numpy() for one in (linear, units, output))
-
-
-Order = Callable[[Problem], npt.NDArray[np.int64]]
+def fit_all(problems: Sequence[Problem], names: Sequence[str]) -> dict[str, Weights]:
+    """Of every situation."""
+    return {
+        f"{sources}{known}": fit([one for one in problems if one.sources == sources], names, energies=bool(known))
+        for sources in SOURCES
+        for known in ("", " with energies")
+    }
 
 
 def by_recurrence(one: Problem) -> npt.NDArray[np.int64]:
@@ -216,25 +139,135 @@ def by_energy(weight: float) -> Order:
     return order
 
 
-def learned(fitted: Sequence[Fitted]) -> Order:
-    """By the ranker that has not seen the list's fold."""
+def in_turns(one: Problem) -> npt.NDArray[np.int64]:
+    """As :func:`~dao.prediction.proposals.merged` leaves them."""
+    return np.arange(len(one.candidates))
+
+
+def learned(folds: Sequence[dict[str, Weights]], known: str = " with energies") -> Order:
+    """By the weights that have not seen the list's fold."""
 
     def order(one: Problem) -> npt.NDArray[np.int64]:
-        return np.argsort(-fitted[one.fold].scores(one.raw), kind="stable")
+        return np.argsort(-folds[one.fold][one.sources + known].score(one.raw), kind="stable")
 
     return order
 
 
-def hits(problems: Sequence[Problem], targets: int, order: Order) -> dict[int, Floats]:
-    """k -> (M,) 1 where one of the first k candidates matches; targets without a list have none."""
-    found = {k: np.zeros(targets) for k in KS}
+def hits(problems: Sequence[Problem], targets: int, order: Order) -> Floats:
+    """(M, 3) whether one of the first 1, 5 and 20 candidates matches; targets without a list have none."""
+    found = np.zeros((targets, len(KS)))
     for one in problems:
         ordered = one.right[order(one)]
-        for k in KS:
-            found[k][one.owner] = float(ordered[:k].any())
+        found[one.owner] = [ordered[:k].any() for k in KS]
     return found
 
 
-def cross_validated(problems: Sequence[Problem], **how: Any) -> list[Fitted]:
-    """A ranker for each fold, fitted to the others."""
-    return [fit([one for one in problems if one.fold != fold], **how) for fold in range(FOLDS)]
+def table_of(problems: Sequence[Problem], targets: int, folds: Sequence[dict[str, Weights]]) -> list[str]:
+    """Match rates in per cent, by sources and order, with 95 % intervals."""
+    bootstrap = Bootstrap(targets, 1000, 0)
+    orders: dict[str, Order] = {
+        "recurrence": by_recurrence,
+        "energy": by_energy(0.0),
+        f"E - {COUNT_WEIGHT:g} log(count)": by_energy(COUNT_WEIGHT),
+        "in turns (prototypes: most similar first)": in_turns,
+        "learned, without energies": learned(folds, ""),
+        "learned": learned(folds),
+    }
+    lines = ["| sources | order | first | within 5 | within 20 |", "|---|---|---|---|---|"]
+    for sources in SOURCES:
+        own = [one for one in problems if one.sources == sources]
+        for name, order in orders.items():
+            if sources == "prototypes" and name in ("recurrence", f"E - {COUNT_WEIGHT:g} log(count)"):
+                continue
+            found = hits(own, targets, order)
+            cells = []
+            for column in found.T:
+                share = bootstrap.mean(column)
+                cells.append(f"{100 * share.value:.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})")
+            lines.append(f"| {sources} | {name} | {' | '.join(cells)} |")
+        some = sum(one.right.any() for one in own) / targets
+        lines.append(f"| {sources} | a judge who knows | {100 * some:.1f} | | |")
+    return lines
+
+
+def reliability(problems: Sequence[Problem], folds: Sequence[dict[str, Weights]]) -> list[str]:
+    """How often candidates of a given held-out confidence are right: all of them, and the first of each list."""
+    lines = [
+        "| confidence | candidates | mean | right | first candidates | mean | right |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    said, right, first = [], [], []
+    for one in problems:
+        scores = folds[one.fold][f"{one.sources} with energies"].score(one.raw)
+        said.append(1.0 / (1.0 + np.exp(-scores)))
+        right.append(one.right)
+        first.append(np.arange(len(scores)) == scores.argmax())
+    chance, hit, leads = np.concatenate(said), np.concatenate(right), np.concatenate(first)
+    for low, high in pairwise(BINS):
+        within = (chance >= low) & (chance < high)
+        cells = []
+        for chosen in (within, within & leads):
+            number = int(chosen.sum())
+            means = (chance[chosen].mean(), hit[chosen].mean()) if number else (math.nan, math.nan)
+            cells += [f"{number}", *(f"{100 * value:.1f} %" if number else "" for value in means)]
+        lines.append(f"| {100 * low:.0f}-{100 * high:.0f} % | {' | '.join(cells)} |")
+    return lines
+
+
+def importance(
+    problems: Sequence[Problem], targets: int, folds: Sequence[dict[str, Weights]], names: Sequence[str]
+) -> list[str]:
+    """Standardised slopes and what shuffling a feature over all candidates costs, in points of the first match."""
+    own = [one for one in problems if one.sources == "both"]
+    raw = np.concatenate([one.raw for one in own])
+    before = hits(own, targets, learned(folds))[:, 0].mean()
+    random, losses = np.random.default_rng(0), []
+    ends = np.cumsum([len(one.raw) for one in own])[:-1]
+    for column in range(len(names)):
+        mixed = raw.copy()
+        mixed[:, column] = random.permutation(mixed[:, column])
+        shuffled = [replace(one, raw=part) for one, part in zip(own, np.split(mixed, ends), strict=True)]
+        losses.append(100 * (before - hits(shuffled, targets, learned(folds))[:, 0].mean()))
+    slopes = np.mean([fold["both with energies"].slope for fold in folds], axis=0) * np.nanstd(raw, axis=0)
+    lines = ["| feature | slope per standard deviation | shuffled: points lost at the first |", "|---|---|---|"]
+    chosen = np.argsort(-np.array(losses), kind="stable")[:12]
+    return lines + [f"| {names[i]} | {slopes[i]:+.2f} | {losses[i]:.1f} |" for i in chosen.tolist()]
+
+
+def main() -> None:
+    """Print the figures and write the ranker."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mp20", type=Path, nargs="+", required=True)
+    parser.add_argument("--mpts52", type=Path, nargs="*", default=[])
+    parser.add_argument("--volumes", default="mp20", help="table of prototypes whose volumes per element are used")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    volumes = PrototypeTable.load(resolve_table(options.volumes)).atomic_volumes
+    given = {"mp20": read_lists(options.mp20), "mpts52": read_lists(options.mpts52)}
+    problems = [one for name, lists in given.items() for one in problems_of(lists, name, volumes)]
+    names = tuple(features(problems[0].candidates, volumes))
+    folds = [fit_all([one for one in problems if one.fold != fold], names) for fold in range(FOLDS)]
+    lines = []
+    for benchmark, lists in given.items():
+        for samples, proposals in ((20, 20), (10, 10)) if lists else ():
+            few = [one.within(samples, proposals) for one in lists]
+            own = problems_of(few, benchmark, volumes)
+            lines += [f"\n{benchmark}, {len(lists)} validation crystals, {samples} samples and {proposals} proposals\n"]
+            lines += table_of(own, len(lists), folds)
+            if samples == 20:
+                both = [one for one in own if one.sources == "both"]
+                lines += [f"\n{benchmark}: confidence, both sources\n", *reliability(both, folds)]
+                lines += [f"\n{benchmark}: features, both sources\n", *importance(own, len(lists), folds, names)]
+    print("\n".join(lines))
+    record: dict[str, Any] = {
+        "targets": {name: len(lists) for name, lists in given.items()},
+        "split": "val",
+        "folds": FOLDS,
+        "ridge": RIDGE,
+    }
+    Ranker(names, fit_all(problems, names), volumes, record).save(options.out / "ranker.json")
+    (options.out / "figures.md").write_text("\n".join(lines).strip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

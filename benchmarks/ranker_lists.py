@@ -2,9 +2,9 @@
 
 Run: python benchmarks/ranker_lists.py EVALUATION --data mp20 --count 1600 --table mp20 --out runs/lists/mp20.jsonl
 
-EVALUATION is the folder of a ``dao evaluate csp`` of generated samples on a **validation** split (samples-0.jsonl is all
-that is read of it). For each of its targets a line is written: the generator's distinct candidates, the prototypes',
-which of both are the same crystal, what the predictor says of each, and its RMS distance to the true crystal at the
+EVALUATION is the folder of a ``dao evaluate csp`` of generated samples on a **validation** split (samples-0.jsonl is
+all that is read of it). For each of its targets a line is written: the generator's distinct candidates, the
+prototypes', which of both are the same crystal, what the predictor says of each, and its RMS distance to the true crystal at the
 benchmark's tolerances (null: no match). A killed run goes on where it stopped. ``--part 0/2`` does every other target,
 for two processes with a file each; :func:`read_lists` reads several files as one.
 """
@@ -87,9 +87,11 @@ class Lists:
         distances = {id(one.crystal): np.nan if rms is None else rms for one, rms in zip(every, self.rms, strict=True)}
         if sources == "both":
             found = merged(self.generated, self.prototypes, self.groups)
+        elif sources == "generator":
+            found = [replace(one, space_group_share=None) for one in self.generated]
         else:
-            found = self.generated if sources == "generator" else self.prototypes
-        return list(found), np.array([distances[id(one.crystal)] for one in found])
+            found = [replace(one, samples=0) for one in self.prototypes]
+        return found, np.array([distances[id(one.crystal)] for one in found])
 
 
 def make(

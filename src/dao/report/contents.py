@@ -95,8 +95,8 @@ def energy_text(candidate: Candidate) -> str:
 
 CONFIDENCE = (
     "estimated probability that the candidate matches the known crystal of this composition (pymatgen's "
-    "StructureMatcher, stol 0.5), learned from Materials Project crystals that no model had seen and whose cell size was "
-    "given. Several candidates can match one crystal, and where no such compound exists it means nothing."
+    "StructureMatcher, stol 0.5), learned from Materials Project crystals that no model had seen and whose cell size "
+    "was given. Several candidates can match one crystal, and where no such compound exists it means nothing."
 )
 """What a candidate's confidence means."""
 
