@@ -4,9 +4,9 @@ Run: python benchmarks/ranker_lists.py EVALUATION --data mp20 --count 1600 --tab
 
 EVALUATION is the folder of a ``dao evaluate csp`` of generated samples on a **validation** split (samples-0.jsonl is
 all that is read of it). For each of its targets a line is written: the generator's distinct candidates, the
-prototypes', which of both are the same crystal, what the predictor says of each, and its RMS distance to the true crystal at the
-benchmark's tolerances (null: no match). A killed run goes on where it stopped. ``--part 0/2`` does every other target,
-for two processes with a file each; :func:`read_lists` reads several files as one.
+prototypes', which of both are the same crystal, what the predictor says of each, and its RMS distance to the true
+crystal at the benchmark's tolerances (null: no match). A killed run goes on where it stopped. ``--part 0/2`` does every
+other target, for two processes with a file each; :func:`read_lists` reads several files as one.
 """
 
 from __future__ import annotations

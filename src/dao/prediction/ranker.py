@@ -75,7 +75,7 @@ def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[st
     """
     marks = neighbourhoods([one.crystal for one in candidates])
     apart = np.abs(marks[:, None] - marks[None]).sum(-1)
-    alike = {reach: np.exp(-apart / reach) for reach in ALIKE}
+    alike = {reach: np.nan_to_num(np.exp(-apart / reach)) for reach in ALIKE}
     energy = _column(candidates, lambda one: one.e_above_hull)
     volume = np.log(
         _column(candidates, lambda one: one.crystal.volume / float(atomic_volumes[one.crystal.atomic_numbers].sum()))

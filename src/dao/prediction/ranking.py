@@ -20,8 +20,8 @@ import numpy.typing as npt
 from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
 from dao.crystal import Crystal
 from dao.errors import InputError
-from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
-from dao.geometry.fingerprint import fingerprint
+from dao.geometry.cells import heights, niggli_reduce, refine_space_group, symmetrize
+from dao.geometry.fingerprint import BINS, fingerprint
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -38,6 +38,9 @@ ALIKE, UNLIKE = 0.2, 1.0
 Of 2,645 pairs of samples and proposals, 59 % lie beyond, 0.1 % of which the matcher would have called the same, and 1 %
 below, which it all called the same.
 """
+
+FLAT = 0.2
+"""Smallest height of a cell in units of (V/N)^(1/3) whose neighbours are counted."""
 
 COUNT_WEIGHT = 0.3
 """eV/atom by which a candidate found e times as often may lie higher; chosen on validation (docs/experiments.md)."""
@@ -199,14 +202,17 @@ def same_crystals(crystals: Sequence[Crystal], distinct: int = 0) -> list[list[i
 def neighbourhoods(crystals: Sequence[Crystal]) -> npt.NDArray[np.float64]:
     """(C, D) neighbours by pair of elements and distance of crystals of one composition; each row's sum is 1.
 
-    Half the sum of absolute differences of two rows, 0 to 1, is the part of the neighbours in which they differ.
+    Half the sum of absolute differences of two rows, 0 to 1, is the part of the neighbours in which they differ. A cell
+    that is flat or a needle, which only other tools' samples can be, has nan.
     """
-    rows = []
-    for one in crystals:
-        slots = np.unique(one.atomic_numbers, return_inverse=True)[1]
-        rows.append(fingerprint(slots, one.frac_coords, one.lattice).ravel())
-    marks = np.array(rows)
-    return marks / np.maximum(marks.sum(axis=-1, keepdims=True), 1e-9)
+    kinds = len(crystals[0].counts) if crystals else 0
+    marks = np.full((len(crystals), kinds * kinds * BINS), math.nan)
+    for row, one in zip(marks, crystals, strict=True):
+        if one.volume > 0 and heights(one).min() > FLAT * np.cbrt(one.volume_per_atom):
+            slots = np.unique(one.atomic_numbers, return_inverse=True)[1]
+            own = fingerprint(slots, one.frac_coords, one.lattice).ravel()
+            row[:] = own / max(own.sum(), 1e-9)
+    return marks
 
 
 def _scaled(crystal: Crystal, volume_per_atom: float) -> Crystal:
