@@ -137,7 +137,8 @@ def to_record(one: Candidate) -> dict[str, Any]:
 
 def from_record(record: dict[str, Any]) -> Candidate:
     """What :func:`to_record` made."""
-    crystal = Crystal(*(np.array(record.pop(name)) for name in CRYSTAL))
+    numbers, coords, lattice = (np.array(record.pop(name)) for name in CRYSTAL)
+    crystal = Crystal(numbers, coords, lattice)
     record["sample_indices"] = tuple((one, two) for one, two in record["sample_indices"])
     return Candidate(crystal=crystal, **record)
 

@@ -105,7 +105,7 @@ def _total_votes(
         proposer.space_group_votes(numbers, exclude_same_composition=exclude_same_composition)
         for numbers in cells.values()
     ]
-    return np.sum(own, axis=0)
+    return np.asarray(np.sum(own, axis=0), dtype=np.float64)
 
 
 def _read(proposal: Proposal) -> Reading:
