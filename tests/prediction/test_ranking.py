@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from toys import toy
 
 from dao.crystal import Crystal
 from dao.geometry.cells import niggli_reduce
-from dao.prediction.ranking import Candidate, rank_by_recurrence, read_symmetry
+from dao.prediction.ranking import UNLIKE, Candidate, neighbourhoods, rank_by_recurrence, read_symmetry
 
 ROCKSALT = toy("rocksalt", ("Na", "Cl"), 5.64)
 CSCL = toy("cscl", ("Na", "Cl"), 3.5)
@@ -82,19 +83,6 @@ def test_supercells_are_the_same_candidate() -> None:
     assert (second.count, second.space_group, second.num_atoms) == (1, "Pm-3m", 2)
 
 
-def pymatgens_groups(crystals: list[Crystal]) -> list[list[int]]:
-    matcher = StructureMatcher(primitive_cell=False)
-    groups: list[list[int]] = []
-    for i, crystal in enumerate(crystals):
-        for group in groups:
-            if matcher.fit(crystals[group[0]].to_structure(), crystal.to_structure()):
-                group.append(i)
-                break
-        else:
-            groups.append([i])
-    return groups
-
-
 def test_groups_are_pymatgens() -> None:
     # from the same crystal to another one, by and by, so that many a pair is near the tolerances
     rng = np.random.default_rng(0)
@@ -104,10 +92,18 @@ def test_groups_are_pymatgens() -> None:
         for i, (angstrom, strain) in enumerate((0.15 * (i % 8), 0.03 * (i % 6)) for i in range(40))
     ]
     found = rank_by_recurrence("Na2Cl2O", 5, samples, total=len(samples), source="generator")
-    wanted = pymatgens_groups([read_symmetry(crystal).crystal for _, _, crystal in samples])
-    assert 5 < len(wanted) < 35
-    assert max(map(len, wanted)) > 3
-    assert sorted([number for _, number in one.sample_indices] for one in found) == wanted
+    groups = [[number for _, number in one.sample_indices] for one in found]
+    assert sorted(number for group in groups for number in group) == list(range(40))
+    assert 5 < len(groups) < 35
+    assert max(map(len, groups)) > 3
+    crystals = [read_symmetry(crystal).crystal for _, _, crystal in samples]
+    structures = [crystal.to_structure() for crystal in crystals]
+    matcher, marks = StructureMatcher(primitive_cell=False), neighbourhoods(crystals)
+    for group in groups:
+        assert all(matcher.fit(structures[group[0]], structures[number]) for number in group)
+    for one, two in combinations(sorted(group[0] for group in groups), 2):
+        if np.abs(marks[one] - marks[two]).sum() < UNLIKE:
+            assert not matcher.fit(structures[one], structures[two])
 
 
 def test_a_cell_that_is_none_is_like_no_other() -> None:
@@ -167,5 +163,6 @@ def test_records_are_plain_json() -> None:
     record = candidate.record()
     assert record["volume_per_atom"] == pytest.approx(5.64**3 / 8, abs=1e-3)
     assert (record["a"], record["alpha"]) == (pytest.approx(5.64 / 2**0.5, abs=1e-3), pytest.approx(60, abs=1e-2))
-    assert record.pop("prototype") is None
+    for name in ("prototype", "prototype_distance", "prototype_members"):
+        assert record.pop(name) is None
     assert {type(value) for value in record.values()} <= {int, float, str}

@@ -73,9 +73,10 @@ GuidanceTarget = Annotated[
         show_default=False,
     ),
 ]
+RankName = Literal["learned", "both", "energy", "recurrence"]
 RankBy = Annotated[
-    Literal["both", "energy", "recurrence"] | None,
-    typer.Option("--rank", help="What ranks candidates; both where there is a predictor.", show_default=False),
+    RankName | None,
+    typer.Option("--rank", help="What ranks candidates; learned unless told otherwise.", show_default=False),
 ]
 Data = Annotated[
     str,
@@ -205,9 +206,7 @@ def check_device(device: str) -> None:
         raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
 
 
-def judging_options(
-    predictor: str | None, guidance: float, target: float | None, rank: Literal["both", "energy", "recurrence"] | None
-) -> Judging:
+def judging_options(predictor: str | None, guidance: float, target: float | None, rank: RankName | None) -> Judging:
     """The predictor and what it is for, its weights found but not loaded.
 
     Raises:

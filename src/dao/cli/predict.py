@@ -68,6 +68,7 @@ COLUMNS = {
     "formula_units": "cell (Z)",
     "num_atoms": "atoms",
     "volume_per_atom": "A^3/atom",
+    "confidence": "confidence",
     "e_above_hull": "E above hull (eV/atom)",
     "energy": "energy (eV/atom)",
     "count": "found",
@@ -291,8 +292,9 @@ def _report(records: list[dict[str, Any]]) -> None:
     from dao.cli.output import print_table
 
     columns = dict(COLUMNS)
-    if not any("e_above_hull" in record for record in records):
-        del columns["e_above_hull"]
+    for key in ("confidence", "e_above_hull"):
+        if not any(key in record for record in records):
+            del columns[key]
     relaxed = {record["energy_by"] for record in records if "energy_by" in record}
     if relaxed:
         columns["energy"] = f"energy by {' and '.join(sorted(relaxed))} (eV/atom)"

@@ -22,7 +22,7 @@ from dao.evaluation.csp import Predicted
 from dao.evaluation.targets import Targets
 from dao.jsonl import JsonLines
 from dao.prediction.judging import Judge, Judging
-from dao.prediction.proposals import merged, proposed
+from dao.prediction.proposals import merged, proposed, with_space_group_shares
 from dao.prediction.prototype_table import PrototypeTable
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import rank_by_recurrence
@@ -138,14 +138,19 @@ class _Maker:
         row, numbers, samples = task
         found = [(1, index, crystal) for index, crystal in enumerate(samples)]
         ranked = rank_by_recurrence("evaluation", len(numbers), found, total=len(found), source="generator")
+        exclude = self.sources.exclude_same_composition
         own = proposed(
             self.proposer,
             "evaluation",
             {1: numbers},
             self.sources.proposals,
-            exclude_same_composition=self.sources.exclude_same_composition,
+            samples=len(found),
+            exclude_same_composition=exclude,
         )
-        return row, [one.crystal for one in self.judge.rank(merged(ranked, own))]
+        every = with_space_group_shares(
+            merged(ranked, own), self.proposer, {1: numbers}, exclude_same_composition=exclude
+        )
+        return row, [one.crystal for one in self.judge.rank(every)]
 
 
 _WORKER: list[_Maker] = []
@@ -225,7 +230,8 @@ def _built(path: Path) -> str:
 
 def file_name(what: str, how: How) -> str:
     """Of a file in the evaluation's folder: other sources and other rankings have files of their own."""
-    kind = "recurrence" if how.judging.ranking() is None else "energy"
+    judging = how.judging.ranking()
+    kind = "recurrence" if judging is None else judging.rank
     return f"{what}-{how.sources.names.replace(',', '-')}-{kind}-{max(how.ks)}.jsonl"
 
 

@@ -67,6 +67,8 @@ class Ranking:
         }
         if self._judge is not None and self._judge.ranker is not None:
             made_by |= {"predictor": self._judge.ranker.fingerprint, "rank": self._judge.order}
+        if self._judge is not None and self._judge.learned is not None:
+            made_by["ranker"] = self._judge.learned.fingerprint
         self._file = JsonLines(path, made_by, "ranked candidates")
         self.done: dict[int, float | None] = dict(
             self._file.read(lambda line: (int(line[0]), None if line[1] is None else float(line[1])))

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dao.errors import InputError
-from dao.weights import resolve_predictor
+from dao.weights import resolve_predictor, shipped_ranker
 
 if TYPE_CHECKING:
     from dao.models import Predictor
+    from dao.prediction.ranker import Ranker
     from dao.prediction.ranking import Candidate
     from dao.processes.guidance import Guidance
 
-Rank = Literal["both", "energy", "recurrence"]
-"""By predicted energy, by how often a candidate was found, or by both as :func:`dao.prediction.ranking.rank_by_energy`
-weighs them."""
+Rank = Literal["learned", "both", "energy", "recurrence"]
+"""By the learned ranker, which weighs all that is known; by predicted energy, by how often a candidate was found, or by
+both as :func:`dao.prediction.ranking.rank_by_energy` weighs them."""
 
 ENERGY = "e_above_hull"
 """The label of predictors whose energies can be shown, ranked by and relaxed on."""
@@ -35,8 +36,8 @@ class Judging:
         guidance: strength by which samples are drawn to low energy, 0: not at all. With a predictor of another property
             to low values of it, and to high ones if negative.
         target: draw samples to this value of the property instead.
-        rank: candidates by predicted ``energy`` above the hull, by ``recurrence`` or by ``both``; None: by both where
-            there is a predictor.
+        rank: candidates as :data:`Rank` says; None: by the learned ranker where it ships, else by both where there is
+            a predictor.
 
     """
 
@@ -69,18 +70,39 @@ class Judging:
 
         """
         source = self.source()
+        ranker = self._ranker()
+        without: Rank = "recurrence" if ranker is None else "learned"
         if source is None:
-            return Judge()
+            return Judge(order=without, learned=ranker)
         from dao.objectives import property_guidance
         from dao.prediction.energies import load_predictor
 
         model = load_predictor(source, device)
         guidance = property_guidance(model, self.guidance, self.target)
         if model.config.label == ENERGY:
-            return Judge(guidance, model, self.rank or "both")
+            order = self.rank or ("both" if ranker is None else "learned")
+            return Judge(guidance, model, order, ranker)
         if self.rank in ("energy", "both"):
             raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
-        return Judge(guidance)
+        return Judge(guidance, order=without, learned=ranker)
+
+    def _ranker(self) -> Ranker | None:
+        """The learned ranker, where it is what ranks.
+
+        Raises:
+            InputError: it is asked for and none ships, or its file is broken.
+
+        """
+        if self.rank not in (None, "learned"):
+            return None
+        path = shipped_ranker()
+        if path is None:
+            if self.rank == "learned":
+                raise InputError("ranking by what is learned needs a ranker, and none ships with this installation")
+            return None
+        from dao.prediction.ranker import Ranker
+
+        return Ranker.load(path)
 
     def ranking(self) -> Judging | None:
         """The same for ranking alone; None where candidates are ranked by recurrence.
@@ -102,28 +124,41 @@ class Judge:
         guidance: of the samples.
         ranker: predictor whose energies candidates are shown with.
         order: what candidates are ranked by.
+        learned: what ranks in the order "learned", with or without energies.
 
     """
 
     guidance: Guidance | None = None
     ranker: Predictor | None = None
     order: Rank = "recurrence"
+    learned: Ranker | None = None
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
-        if self.ranker is None or not candidates:
-            return list(candidates)
-        from dao.prediction.energies import predict_with_errors
-        from dao.prediction.ranking import COUNT_WEIGHT, rank_by_energy, with_energies
-
-        said = predict_with_errors(self.ranker, [one.crystal for one in candidates])
-        known = with_energies(candidates, [one.energy for one in said], [one.error for one in said])
-        if self.order == "recurrence":
+        known = list(candidates)
+        if not known:
             return known
+        if self.ranker is not None:
+            from dao.prediction.energies import predict_with_errors
+            from dao.prediction.ranking import with_energies
+
+            said = predict_with_errors(self.ranker, [one.crystal for one in known])
+            known = with_energies(known, [one.energy for one in said], [one.error for one in said])
+        if self.learned is not None:
+            return self.learned.rank(known)
+        if self.ranker is None or self.order == "recurrence":
+            return known
+        from dao.prediction.ranking import COUNT_WEIGHT, rank_by_energy
+
         return rank_by_energy(known, COUNT_WEIGHT if self.order == "both" else 0.0)
 
     def note(self) -> str:
         """What ranks, in words."""
+        if self.learned is not None:
+            energies = (
+                "" if self.ranker is None else f", energies of {self.ranker.config.name} ({self.ranker.fingerprint})"
+            )
+            return f"learned ranker ({self.learned.fingerprint}){energies}"
         if self.ranker is None or self.order == "recurrence":
             return "recurrence"
         energy = f"energy above the hull of {self.ranker.config.name} ({self.ranker.fingerprint})"

@@ -18,7 +18,7 @@ from dao.prediction.composition import Composition, parse_cells, parse_formula, 
 from dao.prediction.foundation_relax import RELAX_TOP, Relaxer, Relaxing
 from dao.prediction.judging import Judge, Judging, Rank
 from dao.prediction.novelty import KnownKinds, with_novelty
-from dao.prediction.proposals import merged, proposed
+from dao.prediction.proposals import merged, proposed, with_space_group_shares
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.prediction.refine import Refiner, refiner_of
@@ -109,8 +109,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
         guidance: strength by which the predictor draws samples to low energy (0: not at all); with a predictor of
             another property to low values of it, and to high ones if negative.
         target: draw to this value of the predictor's property instead.
-        rank: by predicted ``energy`` above the hull, by ``recurrence``, or by ``both``, the default where there are
-            energies.
+        rank: ``learned`` (the default: by a small model that weighs all that is known and says how likely each
+            candidate is), by predicted ``energy`` above the hull, by ``recurrence``, or by ``both``.
         sources: ``generator``, ``prototypes`` or ``generator,prototypes``; default both where a table ships.
         table: of prototypes, a shipped name or a file of ``dao prototypes build``.
         refine_prototypes: noise prototype proposals to this time and let the generator's flow carry them back.
@@ -214,6 +214,7 @@ class Walker:
             found = rank_by_recurrence(formula, size, crystals, total=len(done), source="generator")
         if self.proposer is not None:
             cells = {z: composition.numbers_for(z) for z in units}
+            exclude = self.sources.exclude_same_composition
             with stage(PROTOTYPES):
                 own = proposed(
                     self.proposer,
@@ -221,9 +222,14 @@ class Walker:
                     cells,
                     self.sources.proposals,
                     samples=len(done),
-                    exclude_same_composition=self.sources.exclude_same_composition,
+                    exclude_same_composition=exclude,
                 )
-                found = merged(found, own if refiner is None else refiner(own))
+                found = with_space_group_shares(
+                    merged(found, own if refiner is None else refiner(own)),
+                    self.proposer,
+                    cells,
+                    exclude_same_composition=exclude,
+                )
         with stage(ENERGIES):
             ranked = self.judge.rank(found)
         if self.relaxer is not None:
@@ -236,7 +242,7 @@ class Walker:
         table = None if self.proposer is None else self.proposer.table.fingerprint
         relaxing = None if self.relaxing is None else asdict(self.relaxing)
         return {
-            "sources": {**asdict(self.sources), "table": table},
+            "sources": {**asdict(self.sources), "table": table, "also": None},
             "ranked_by": self.judge.note(),
             "relaxed_by": relaxing,
         }

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
@@ -59,13 +62,13 @@ def proposed(
     found = sorted((one for own in asked.values() for one in own), key=lambda item: item[1].distance)
     readings = [_read(one) for _, one in found]
     # at the tolerances that make two samples one crystal, many tilts and distortions are one too
-    firsts = [group[0] for group in same_crystals([reading.crystal for reading in readings])]
-    kept = []
-    for i in sorted(firsts):
-        if room[is_larger(found[i])]:
-            room[is_larger(found[i])] -= 1
-            kept.append(i)
+    kept: list[list[int]] = []
+    for group in sorted(same_crystals([reading.crystal for reading in readings])):
+        if room[is_larger(found[group[0]])]:
+            room[is_larger(found[group[0]])] -= 1
+            kept.append(group)
     sizes = {units: len(numbers) // units for units, numbers in cells.items()}
+    total = _total_votes(proposer, cells, exclude_same_composition=exclude_same_composition).sum()
     return [
         Candidate(
             rank=rank,
@@ -79,9 +82,45 @@ def proposed(
             samples=samples,
             source="prototype",
             prototype=formula_of(found[i][1].like, found[i][1].amounts),
+            prototype_distance=found[i][1].distance,
+            prototype_members=found[i][1].members,
+            prototype_share=float(sum(found[j][1].votes for j in group) / total),
+            asked_atoms=len(cells[found[i][0]]),
         )
-        for rank, i in enumerate(kept, start=1)
+        for rank, (i, group) in enumerate(((group[0], group) for group in kept), start=1)
     ]
+
+
+def with_space_group_shares(
+    candidates: Sequence[Candidate],
+    proposer: Proposer,
+    cells: Mapping[int, Sequence[int]],
+    *,
+    exclude_same_composition: bool = False,
+) -> list[Candidate]:
+    """The candidates of one composition with what known crystals of like elements say of their space groups.
+
+    Args:
+        candidates: of either source.
+        proposer: the table.
+        cells: as in :func:`proposed`.
+        exclude_same_composition: likewise.
+
+    """
+    votes = _total_votes(proposer, cells, exclude_same_composition=exclude_same_composition)
+    total = float(votes.sum()) or 1.0
+    return [replace(one, space_group_share=float(votes[one.space_group_number]) / total) for one in candidates]
+
+
+def _total_votes(
+    proposer: Proposer, cells: Mapping[int, Sequence[int]], *, exclude_same_composition: bool
+) -> npt.NDArray[np.float64]:
+    """(231,) votes for each space group, of all cells."""
+    own = [
+        proposer.space_group_votes(numbers, exclude_same_composition=exclude_same_composition)
+        for numbers in cells.values()
+    ]
+    return np.asarray(np.sum(own, axis=0), dtype=np.float64)
 
 
 def _read(proposal: Proposal) -> Reading:
@@ -94,16 +133,19 @@ def _read(proposal: Proposal) -> Reading:
         return Reading(crystal, 1, "P1", None)
 
 
-def merged(generated: Sequence[Candidate], prototypes: Sequence[Candidate]) -> list[Candidate]:
+def merged(
+    generated: Sequence[Candidate], prototypes: Sequence[Candidate], groups: Sequence[Sequence[int]] | None = None
+) -> list[Candidate]:
     """Both lists as one, each crystal once: in turns, beginning with the prototypes'.
 
     A crystal that both found has the prototype's geometry, whose symmetry is exact, the generator's count, and the
-    better of its two places.
+    better of its two places. ``groups`` says which of both lists, the prototypes' first, are the same crystal, where
+    that is known.
     """
     every = [*prototypes, *generated]
     places = [*(2 * i for i in range(len(prototypes))), *(2 * i + 1 for i in range(len(generated)))]
     kept: list[tuple[int, Candidate]] = []
-    for group in same_crystals([one.crystal for one in every]):
+    for group in groups or same_crystals([one.crystal for one in every], distinct=len(prototypes)):
         first = every[group[0]]
         others = [every[i] for i in group if i >= len(prototypes)]
         if group[0] < len(prototypes) and others:
@@ -111,6 +153,7 @@ def merged(generated: Sequence[Candidate], prototypes: Sequence[Candidate]) -> l
                 first,
                 source="both",
                 count=sum(one.count for one in others),
+                asked_atoms=min((one.asked_atoms for one in (first, *others) if one.asked_atoms), default=None),
                 sample_indices=tuple(pair for one in others for pair in one.sample_indices),
             )
         kept.append((min(places[i] for i in group), first))

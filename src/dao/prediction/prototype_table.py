@@ -189,6 +189,11 @@ class PrototypeTable:
         start = int(starts[number])
         return self.arrays["elements"][start : start + count * slots].reshape(count, slots).astype(np.int64)
 
+    def members(self, number: int) -> Integers:
+        """(M,) known crystals of each element set of one prototype."""
+        first = self.arrays["set_first"]
+        return self.arrays["members"][int(first[number]) : int(first[number + 1])].astype(np.int64)
+
     def prototype(self, number: int) -> Prototype:
         """One of the T."""
         arrays = self.arrays

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from dao.crystal import DEFAULT_LIMITS, Crystal
 from dao.element_distances import element_distances
 from dao.geometry.fingerprint import BINS, fingerprint
+from dao.geometry.wyckoff import SPACE_GROUPS
 from dao.prediction.prototype_table import Counts, Prototype, PrototypeTable
 from dao.prediction.substitution import DUPLICATE, MAX_ASSIGNMENTS, assignments, best_assignment
 
@@ -32,6 +33,9 @@ NEAR = 0.02
 
 NEIGHBOURS = 5
 """Element sets of a prototype whose volumes say how far it is from the per-element volumes."""
+
+VOTE_REACH = 0.1
+"""Distance of elements at which a known crystal's vote for its own structure has fallen to 1/e."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Proposal:
         like: elements of the most similar known crystal, in the order of the slots.
         amounts: atoms on each slot.
         distance: how far the target's elements are from those, 0 for the same elements (dimensionless).
+        members: known crystals of that prototype, whatever their elements.
+        votes: of all known crystals of that prototype, each exp(-distance / :data:`VOTE_REACH`), and of those dropped
+            as near-duplicates of it.
 
     """
 
@@ -54,6 +61,8 @@ class Proposal:
     like: tuple[int, ...]
     amounts: Counts
     distance: float
+    members: int = 1
+    votes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,18 @@ class _Group:
 
     numbers: Integers  # (G,)
     elements: Integers  # (M, S)
+    members: Integers  # (M,)
     first: Integers  # (G,) first set of each
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Every way to put a target's elements on the prototypes of its counts."""
+
+    group: _Group
+    ways: Integers  # (G, P, S) the target's slot for each of a prototype's
+    costs: Floats  # (G, P) distance to the nearest set
+    votes: Floats  # (G, P)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,25 +126,27 @@ class Proposer:
             InputError: no atoms, or an element outside 1 to 94.
 
         """
-        composition = Counter(int(number) for number in atomic_numbers)
-        DEFAULT_LIMITS.check_composition(composition, "composition")
-        slots = sorted((amount, number) for number, amount in composition.items())
-        amounts, target = np.array([amount for amount, _ in slots]), np.array([number for _, number in slots])
+        target, amounts = _slots(atomic_numbers)
         group = self._group(tuple(amounts.tolist()))
         found: list[Proposal] = []
         if group is None:
             return found
+        every = self._ways(group, target, amounts, exclude_same_composition)
         seen = np.empty((count, len(target) ** 2 * BINS))
-        for number, way, nearest in self._candidates(group, target, amounts, exclude_same_composition):
+        votes: list[float] = []
+        for number, way, nearest, own in _nearest_first(every):
             if len(found) == count:
                 break
             prototype, mark = self._prototype(number)
             back = np.argsort(way)
             turned = mark[back][:, back].ravel()
             known = seen[: len(found)]
-            if (np.abs(known - turned).sum(1) < DUPLICATE * 0.5 * (known.sum(1) + turned.sum())).any():
+            alike = np.abs(known - turned).sum(1) < DUPLICATE * 0.5 * (known.sum(1) + turned.sum())
+            if alike.any():
+                votes[int(alike.argmax())] += own
                 continue
             seen[len(found)] = turned
+            votes.append(own)
             elements = target[way]
             costs = self._costs(prototype.elements, elements, amounts, exclude_same_composition)
             volume = float(self.table.atomic_volumes[elements] @ amounts) * _volume_ratio(prototype, costs)
@@ -136,43 +158,54 @@ class Proposer:
                     tuple(prototype.elements[int(costs.argmin())].tolist()),
                     tuple(amounts.tolist()),
                     nearest,
+                    int(prototype.members.sum()),
                 )
             )
-        return found
+        return [replace(one, votes=own) for one, own in zip(found, votes, strict=True)]
+
+    def space_group_votes(self, atomic_numbers: Sequence[int], *, exclude_same_composition: bool = False) -> Floats:
+        """(231,) votes (see :class:`Proposal`) of known crystals for each space group, by its number.
+
+        Args:
+            atomic_numbers: as :meth:`propose`.
+            exclude_same_composition: likewise.
+
+        Raises:
+            InputError: likewise.
+
+        """
+        votes = np.zeros(SPACE_GROUPS + 1)
+        target, amounts = _slots(atomic_numbers)
+        group = self._group(tuple(amounts.tolist()))
+        if group is not None:
+            own = self._ways(group, target, amounts, exclude_same_composition).votes.sum(1)
+            np.add.at(votes, self.table.arrays["space_group"][group.numbers], own)
+        return votes
 
     def _costs(self, sets: Integers, elements: Integers, amounts: Integers, exclude_same: bool) -> Floats:  # noqa: FBT001
         """(M,) distance of element sets to the elements on the same slots; infinite for the same composition."""
         costs = self.distances[sets, elements] @ (amounts / amounts.sum())
         return np.where(_same(sets, elements, amounts), np.inf, costs) if exclude_same else costs
 
-    def _candidates(
-        self,
-        group: _Group,
-        target: Integers,
-        amounts: Integers,
-        exclude_same: bool,  # noqa: FBT001
-    ) -> Iterator[tuple[int, Integers, float]]:
-        """Prototype, the target's slot for each of its slots, and distance to the nearest set, nearest first."""
-        if math.prod(math.factorial(same) for same in Counter(amounts.tolist()).values()) <= MAX_ASSIGNMENTS:
+    def _ways(self, group: _Group, target: Integers, amounts: Integers, exclude_same: bool) -> _Ways:  # noqa: FBT001
+        same = _same(group.elements, target, amounts) if exclude_same else None
+        if math.prod(math.factorial(equal) for equal in Counter(amounts.tolist()).values()) <= MAX_ASSIGNMENTS:
             every = assignments(amounts.tolist())
             cost = self.distances[group.elements[:, None, :], target[every]] @ (amounts / amounts.sum())  # (M, P)
-            if exclude_same:
-                cost[_same(group.elements, target, amounts)] = np.inf
-            cost = np.minimum.reduceat(cost, group.first, axis=0)  # (G, P)
-            ways = np.broadcast_to(every, (*cost.shape, len(target)))
+            if same is not None:
+                cost[same] = np.inf
+            nearest = np.minimum.reduceat(cost, group.first, axis=0)  # (G, P)
+            ways = np.broadcast_to(every, (*nearest.shape, len(target)))
         else:
             best = np.stack([best_assignment(self.distances, own, target, amounts) for own in group.elements])
-            own = self.distances[group.elements, target[best]] @ (amounts / amounts.sum())
-            if exclude_same:
-                own[_same(group.elements, target, amounts)] = np.inf
-            last = np.append(group.first[1:], len(own))
-            nearest = np.array([a + own[a:b].argmin() for a, b in zip(group.first, last, strict=True)])
-            cost, ways = own[nearest][:, None], best[nearest][:, None]
-        for flat in np.argsort(cost, axis=None, kind="stable").tolist():
-            i, way = divmod(flat, cost.shape[1])
-            if math.isinf(cost[i, way]):
-                return
-            yield int(group.numbers[i]), ways[i, way], float(cost[i, way])
+            cost = self.distances[group.elements, target[best]] @ (amounts / amounts.sum())
+            if same is not None:
+                cost[same] = np.inf
+            last = np.append(group.first[1:], len(cost))
+            least = np.array([a + cost[a:b].argmin() for a, b in zip(group.first, last, strict=True)])
+            nearest, ways, cost = cost[least][:, None], best[least][:, None], cost[:, None]
+        votes = np.add.reduceat(group.members[:, None] * np.exp(-cost / VOTE_REACH), group.first, axis=0)
+        return _Ways(group, ways, nearest, votes)
 
     def _group(self, counts: Counts) -> _Group | None:
         if counts not in self._groups:
@@ -181,7 +214,8 @@ class Proposer:
                 return None
             sets = [self.table.sets(number) for number in numbers.tolist()]
             first = np.concatenate([[0], np.cumsum([len(one) for one in sets])[:-1]])
-            self._groups[counts] = _Group(numbers, np.concatenate(sets), first)
+            members = np.concatenate([self.table.members(number) for number in numbers.tolist()])
+            self._groups[counts] = _Group(numbers, np.concatenate(sets), members, first)
         return self._groups[counts]
 
     def _prototype(self, number: int) -> tuple[Prototype, Floats]:
@@ -193,6 +227,28 @@ class Proposer:
             mark = fingerprint(crystal.atomic_numbers - 1, crystal.frac_coords, crystal.lattice)
             self._known[number] = prototype, mark
         return self._known[number]
+
+
+def _slots(atomic_numbers: Sequence[int]) -> tuple[Integers, Integers]:
+    """(S,) elements of a cell and (S,) atoms of each, the rarest first.
+
+    Raises:
+        InputError: no atoms, or an element outside 1 to 94.
+
+    """
+    composition = Counter(int(number) for number in atomic_numbers)
+    DEFAULT_LIMITS.check_composition(composition, "composition")
+    slots = sorted((amount, number) for number, amount in composition.items())
+    return np.array([number for _, number in slots]), np.array([amount for amount, _ in slots])
+
+
+def _nearest_first(every: _Ways) -> Iterator[tuple[int, Integers, float, float]]:
+    """Prototype, the target's slot for each of its slots, distance to the nearest set, and votes."""
+    for flat in np.argsort(every.costs, axis=None, kind="stable").tolist():
+        i, way = divmod(flat, every.costs.shape[1])
+        if math.isinf(every.costs[i, way]):
+            return
+        yield int(every.group.numbers[i]), every.ways[i, way], float(every.costs[i, way]), float(every.votes[i, way])
 
 
 def _same(sets: Integers, elements: Integers, amounts: Integers) -> npt.NDArray[np.bool_]:

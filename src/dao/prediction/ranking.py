@@ -14,10 +14,14 @@ from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dao.constants import STRICT_ANGLE_TOL, STRICT_LTOL, STRICT_STOL
 from dao.crystal import Crystal
 from dao.errors import InputError
-from dao.geometry.cells import niggli_reduce, refine_space_group, symmetrize
+from dao.geometry.cells import heights, niggli_reduce, refine_space_group, symmetrize
+from dao.geometry.fingerprint import BINS, fingerprint
 from dao.prediction.composition import Composition
 from dao.prediction.oxidation import charge_hint
 
@@ -30,6 +34,16 @@ if TYPE_CHECKING:
 
 SAME_ENERGY = 4
 """Decimals (eV/atom) to which energies are compared: rounding, which depends on the batch, must not decide a rank."""
+
+ALIKE, UNLIKE = 0.2, 1.0
+"""Summed difference of two :func:`neighbourhoods` (0 to 2) below and beyond which the matcher need not be asked.
+
+Of 2,645 pairs of samples and proposals, 59 % lie beyond, 0.1 % of which the matcher would have called the same, and 1 %
+below, which it all called the same.
+"""
+
+FLAT = 0.2
+"""Smallest height of a cell in units of (V/N)^(1/3) whose neighbours are counted."""
 
 COUNT_WEIGHT = 0.3
 """eV/atom by which a candidate found e times as often may lie higher; chosen on validation (docs/experiments.md)."""
@@ -79,6 +93,18 @@ class Candidate:
     """Which potential that was."""
     novelty: Novelty | None = None
     """How far it is from what is known; None where there is no table of prototypes."""
+    prototype_distance: float | None = None
+    """How far its elements are from those of that crystal, 0 for the same (dimensionless)."""
+    prototype_members: int | None = None
+    """Known crystals of that kind, whatever their elements."""
+    prototype_share: float | None = None
+    """Share of this kind in the votes of all known crystals of like elements (:class:`~dao.prediction.prototypes`)."""
+    space_group_share: float | None = None
+    """The same of all kinds of its space group; None where no prototypes were asked."""
+    asked_atoms: int | None = None
+    """Atoms of the smallest cell in which it was asked for; more than it has where it turned out to be smaller."""
+    confidence: float | None = None
+    """Estimated probability that it is the known crystal of its composition; None unless the learned ranker ranked."""
 
     @property
     def structure(self) -> Structure:
@@ -104,6 +130,8 @@ class Candidate:
         if self.e_above_hull_error is not None:
             energy["e_above_hull_error"] = _rounded(self.e_above_hull_error)
         relaxed = {} if self.energy is None else {"energy": round(self.energy, 6), "energy_by": self.energy_by}
+        if self.confidence is not None:
+            energy["confidence"] = round(self.confidence, 4)
         return {
             "rank": self.rank,
             "formula": self.formula,
@@ -127,6 +155,8 @@ class Candidate:
             "prototype": self.prototype,
             **({} if self.novelty is None else self.novelty.record()),
             "oxidation_states": charge_hint(Composition.from_counts(self.crystal.counts)).states or None,
+            "prototype_distance": None if self.prototype_distance is None else round(self.prototype_distance, 4),
+            "prototype_members": self.prototype_members,
         }
 
 
@@ -144,11 +174,12 @@ def read_symmetry(crystal: Crystal) -> Reading:
         return Reading(crystal, 1, "P1", None)
 
 
-def same_crystals(crystals: Sequence[Crystal]) -> list[list[int]]:
-    """Numbers of the crystals that are the same: each joins the first group whose first member it fits.
+def same_crystals(crystals: Sequence[Crystal], distinct: int = 0) -> list[list[int]]:
+    """Numbers of the crystals that are the same: each joins the group whose first member it fits, the nearest first.
 
     What fits, pymatgen's StructureMatcher says at its own tolerances, tighter than the benchmark's, so that polymorphs
-    stay apart. The crystals must be primitive.
+    stay apart; where neighbourhoods leave no doubt (:data:`ALIKE`, :data:`UNLIKE`) it is not asked. The crystals must
+    be primitive and of one composition; the first ``distinct`` are known to differ from each other.
     """
     from dao.evaluation.matching_search import Tolerances, TooLargeError, fits, reduced
 
@@ -158,22 +189,43 @@ def same_crystals(crystals: Sequence[Crystal]) -> list[list[int]]:
     def cell(number: int) -> Reduced:
         return reduced(crystals[number], primitive=False)
 
-    def same(one: int, two: int) -> bool:
+    marks = neighbourhoods(crystals)
+
+    def same(one: int, two: int, apart: float) -> bool:
+        if apart < ALIKE or apart > UNLIKE:
+            return apart < ALIKE
         try:
             return fits(cell(one), cell(two), tolerances)
         except (TooLargeError, ArithmeticError, LookupError, ValueError):
             # a flat cell or a needle, which only other tools' samples can be, is like no other
             return False
 
-    groups: list[list[int]] = []
-    for number in range(len(crystals)):
-        for group in groups:
-            if same(group[0], number):
-                group.append(number)
+    groups: list[list[int]] = [[number] for number in range(distinct)]
+    for number in range(distinct, len(crystals)):
+        apart = np.abs(marks[[group[0] for group in groups]] - marks[number]).sum(axis=-1)
+        for place in np.argsort(apart, kind="stable").tolist():
+            if same(groups[place][0], number, float(apart[place])):
+                groups[place].append(number)
                 break
         else:
             groups.append([number])
     return groups
+
+
+def neighbourhoods(crystals: Sequence[Crystal]) -> npt.NDArray[np.float64]:
+    """(C, D) neighbours by pair of elements and distance of crystals of one composition; each row's sum is 1.
+
+    Half the sum of absolute differences of two rows, 0 to 1, is the part of the neighbours in which they differ. A cell
+    that is flat or a needle, which only other tools' samples can be, has nan.
+    """
+    kinds = len(crystals[0].counts) if crystals else 0
+    marks = np.full((len(crystals), kinds * kinds * BINS), math.nan)
+    for row, one in zip(marks, crystals, strict=True):
+        if one.volume > 0 and heights(one).min() > FLAT * np.cbrt(one.volume_per_atom):
+            slots = np.unique(one.atomic_numbers, return_inverse=True)[1]
+            own = fingerprint(slots, one.frac_coords, one.lattice).ravel()
+            row[:] = own / max(own.sum(), 1e-9)
+    return marks
 
 
 def _scaled(crystal: Crystal, volume_per_atom: float) -> Crystal:
@@ -224,6 +276,7 @@ def rank_by_recurrence(
             samples=total,
             source=source,
             sample_indices=tuple(samples[i][:2] for i in group),
+            asked_atoms=atoms_per_formula * min(samples[i][0] for i in group),
         )
         for rank, (group, reading) in enumerate(ordered, start=1)
     ]

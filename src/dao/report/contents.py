@@ -86,6 +86,22 @@ def energy_text(candidate: Candidate) -> str:
     return text if candidate.e_above_hull_error is None else f"{text} \u00b1 {candidate.e_above_hull_error:.3f}"
 
 
+CONFIDENCE = (
+    "estimated probability that the candidate matches the known crystal of this composition (pymatgen's "
+    "StructureMatcher, stol 0.5), learned from Materials Project crystals that no model had seen and whose cell size "
+    "was given. Several candidates can match one crystal, and where no such compound exists it means nothing."
+)
+"""What a candidate's confidence means."""
+
+
+def confidence_text(candidate: Candidate) -> str:
+    """In per cent, no more certain than can be known; empty where the learned ranker did not rank."""
+    if candidate.confidence is None:
+        return ""
+    percent = round(100 * candidate.confidence)
+    return "< 1" if percent < 1 else "> 99" if percent > 99 else str(percent)
+
+
 def has_energies(candidates: Sequence[Candidate]) -> bool:
     """Whether any candidate has an energy that is a number."""
     return any(one.e_above_hull is not None and math.isfinite(one.e_above_hull) for one in candidates)

@@ -23,7 +23,9 @@ from dao.elements import SYMBOLS
 from dao.prediction.files import cif_name
 from dao.prediction.ranking import Candidate
 from dao.report.contents import (
+    CONFIDENCE,
     Report,
+    confidence_text,
     energy_text,
     general_warnings,
     has_energies,
@@ -77,6 +79,8 @@ def render(
         data=Markup(json_for_html(_data(report, cells, patterns, walk))),  # noqa: S704
         rows=[_row(report, one, cells[one.rank], cifs[one.rank]) for one in report.candidates],
         warnings=general_warnings(report),
+        confidences=any(one.confidence is not None for one in report.candidates),
+        confidence_means=CONFIDENCE,
         energies=has_energies(report.candidates),
         errors=any(one.e_above_hull_error is not None for one in report.candidates),
         peaks=[(_title(one), _strongest(patterns[one.rank])) for one in report.candidates if one.rank in patterns],
@@ -129,6 +133,7 @@ def _row(report: Report, candidate: Candidate, cell: Crystal, cif: str) -> dict[
         "formula_units": candidate.formula_units,
         "num_atoms": candidate.num_atoms,
         "volume": significant(candidate.volume_per_atom),
+        "confidence": confidence_text(candidate),
         "energy": energy_text(candidate) or "none",
         "found": f"{candidate.count} of {candidate.samples}",
         "source": candidate.source,

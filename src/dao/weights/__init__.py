@@ -66,6 +66,12 @@ def resolve_predictor(weights: str | None, *, needed_by: str | None = None) -> P
     return resolve(DEFAULT_PREDICTOR if weights is None else weights)
 
 
+def shipped_ranker() -> Path | None:
+    """File of the learned ranker inside this package; None where none ships."""
+    path = _SHELF / "ranker" / "ranker.json"
+    return path if path.is_file() else None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The JSON object in a folder's ``config.json``.
 

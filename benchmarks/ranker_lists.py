@@ -1,0 +1,231 @@
+"""Lists of candidates with what is right in them: what the learned ranker is trained and judged on.
+
+Run: python benchmarks/ranker_lists.py EVALUATION --data mp20 --count 1600 --table mp20 --out runs/lists/mp20.jsonl
+
+EVALUATION is the folder of a ``dao evaluate csp`` of generated samples on a **validation** split (samples-0.jsonl is
+all that is read of it). For each of its targets a line is written: the generator's distinct candidates, the
+prototypes', which of both are the same crystal, what the predictor says of each, and its RMS distance to the true
+crystal at the benchmark's tolerances (null: no match). A killed run goes on where it stopped. ``--part 0/2`` does every
+other target, for two processes with a file each; :func:`read_lists` reads several files as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dao.crystal import Crystal
+from dao.evaluation.csp import requests_for
+from dao.evaluation.matching import match_pairs
+from dao.evaluation.targets import Targets, find_data, load_targets
+from dao.jsonl import JsonLines, read_made_by
+from dao.models import Predictor
+from dao.prediction.energies import load_predictor, predict_with_errors
+from dao.prediction.proposals import merged, proposed, with_space_group_shares
+from dao.prediction.prototypes import Proposer
+from dao.prediction.ranking import Candidate, rank_by_recurrence, same_crystals, with_energies
+from dao.prediction.sources import resolve_table
+from dao.progress import CountProgress
+from dao.sample_file import SampleFile
+from dao.weights import DEFAULT_PREDICTOR, resolve
+
+CRYSTAL = ("atomic_numbers", "frac_coords", "lattice")
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The candidates of one target.
+
+    Attributes:
+        target: its id.
+        atoms: in its cell.
+        elements: its elements' atomic numbers, whose crystals stay in one fold.
+        prototypes: P candidates, the most similar first.
+        generated: G candidates, the most recurrent first.
+        groups: which of the P + G are the same crystal.
+        rms: (P + G) RMS distance to the true crystal; nan: no match.
+
+    """
+
+    target: str
+    atoms: int
+    elements: tuple[int, ...]
+    prototypes: list[Candidate]
+    generated: list[Candidate]
+    groups: list[list[int]]
+    rms: list[float | None]
+
+    def within(self, samples: int, proposals: int) -> Lists:
+        """What fewer samples and proposals would have brought, but for the volumes of crystals found several times."""
+        kept = list(range(min(proposals, len(self.prototypes))))
+        found = []
+        for place, one in enumerate(self.generated, start=len(self.prototypes)):
+            few = tuple(pair for pair in one.sample_indices if pair[1] < samples)
+            if few:
+                found.append((place, replace(one, sample_indices=few, count=len(few), samples=samples)))
+        found.sort(key=lambda item: -item[1].count)
+        kept += [place for place, _ in found]
+        places = {place: i for i, place in enumerate(kept)}
+        groups = [sorted(places[i] for i in group if i in places) for group in self.groups]
+        return replace(
+            self,
+            prototypes=[replace(one, samples=samples) for one in self.prototypes[:proposals]],
+            generated=[one for _, one in found],
+            groups=sorted(group for group in groups if group),
+            rms=[self.rms[place] for place in kept],
+        )
+
+    def candidates(self, sources: str) -> tuple[list[Candidate], np.ndarray[Any, np.dtype[np.float64]]]:
+        """Of ``generator``, ``prototypes`` or ``both``, and the RMS distance of each, nan = no match."""
+        every = [*self.prototypes, *self.generated]
+        distances = {id(one.crystal): np.nan if rms is None else rms for one, rms in zip(every, self.rms, strict=True)}
+        if sources == "both":
+            found = merged(self.generated, self.prototypes, self.groups)
+        elif sources == "generator":
+            found = [replace(one, space_group_share=None) for one in self.generated]
+        else:
+            found = [replace(one, samples=0) for one in self.prototypes]
+        return found, np.array([distances[id(one.crystal)] for one in found])
+
+
+def make(
+    row: int,
+    target: Crystal,
+    samples: Sequence[Crystal],
+    proposer: Proposer,
+    model: Predictor,
+    *,
+    proposals: int,
+    exclude: bool,
+) -> dict[str, Any]:
+    """The line of one target."""
+    numbers = tuple(sorted(target.atomic_numbers.tolist()))
+    cells = {1: numbers}
+    found = [(1, i, crystal) for i, crystal in enumerate(samples)]
+    generated = rank_by_recurrence("list", len(numbers), found, total=len(found), source="generator")
+    own = proposed(proposer, "list", cells, proposals, samples=len(found), exclude_same_composition=exclude)
+    every = [*own, *generated]
+    groups = same_crystals([one.crystal for one in every], distinct=len(own))
+    every = with_space_group_shares(every, proposer, cells, exclude_same_composition=exclude)
+    said = predict_with_errors(model, [one.crystal for one in every])
+    every = with_energies(every, [one.energy for one in said], [one.error for one in said])
+    pairs = [(i, 0) for i in range(len(every))]
+    matches = match_pairs([one.crystal for one in every], [target], pairs, seconds=10.0)
+    return {
+        "row": row,
+        "target": target.name,
+        "atoms": target.num_atoms,
+        "elements": sorted(target.counts),
+        "prototypes": [to_record(one) for one in every[: len(own)]],
+        "generated": [to_record(one) for one in every[len(own) :]],
+        "groups": groups,
+        "rms": [match.rms for match in matches],
+    }
+
+
+def to_record(one: Candidate) -> dict[str, Any]:
+    """A candidate as plain JSON, with its crystal."""
+    record = {field.name: getattr(one, field.name) for field in fields(one) if field.name != "crystal"}
+    return record | {name: getattr(one.crystal, name).tolist() for name in CRYSTAL}
+
+
+def from_record(record: dict[str, Any]) -> Candidate:
+    """What :func:`to_record` made."""
+    numbers, coords, lattice = (np.array(record.pop(name)) for name in CRYSTAL)
+    crystal = Crystal(numbers, coords, lattice)
+    record["sample_indices"] = tuple((one, two) for one, two in record["sample_indices"])
+    return Candidate(crystal=crystal, **record)
+
+
+def from_line(line: dict[str, Any]) -> tuple[int, Lists]:
+    """A line of the file."""
+    row = int(line.pop("row"))
+    for name in ("prototypes", "generated"):
+        line[name] = [from_record(record) for record in line[name]]
+    return row, Lists(**line | {"elements": tuple(line["elements"])})
+
+
+def read_lists(paths: Sequence[Path]) -> list[Lists]:
+    """All targets of these files, in their order.
+
+    Raises:
+        InputError: no such file.
+
+    """
+    found: dict[int, Lists] = {}
+    for path in paths:
+        found |= dict(JsonLines(path, read_made_by(path, "lists"), "lists").read(from_line))
+    return [found[row] for row in sorted(found)]
+
+
+def sampled(folder: Path, targets: Targets, samples: int) -> tuple[dict[int, list[Crystal]], dict[str, Any]]:
+    """Crystals among the first samples of each target that has them all, and what they were made by."""
+    made_by = read_made_by(folder / "samples-0.jsonl", "samples")
+    done = SampleFile(folder, made_by, "samples-0.jsonl").read()
+    found = {}
+    for row, requests in enumerate(requests_for(targets, samples)):
+        if all(request in done for request in requests):
+            crystals = [done[request].crystal for request in requests]
+            found[row] = [one for one in crystals if one is not None]
+    return found, made_by
+
+
+def main() -> None:
+    """Write what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("evaluation", type=Path)
+    parser.add_argument("--data", choices=("mp20", "mpts52"), required=True)
+    parser.add_argument("--split", default="val", choices=("val",))
+    parser.add_argument("--count", type=int, required=True, help="as dao evaluate csp was given")
+    parser.add_argument("--table", required=True)
+    parser.add_argument("--exclude-same-composition", action="store_true")
+    parser.add_argument("--predictor", default=DEFAULT_PREDICTOR)
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--proposals", type=int, default=20)
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    part, parts = map(int, options.part.split("/"))
+    targets = load_targets(find_data(options.data), split=options.split, count=options.count)
+    samples, made_by = sampled(options.evaluation, targets, options.samples)
+    model = load_predictor(resolve(options.predictor), "cpu")
+    proposer = Proposer.load(resolve_table(options.table))
+    full = {
+        "samples": made_by,
+        "targets": targets.fingerprint(),
+        "first": options.samples,
+        "prototypes": proposer.table.fingerprint,
+        "proposals": options.proposals,
+        "exclude same composition": options.exclude_same_composition,
+        "predictor": model.fingerprint,
+    }
+    file = JsonLines(options.out, full, "lists")
+    done = set(file.read(lambda line: int(line["row"])))
+    # in random order, so that a file that is not finished is a fair sample too
+    rows = [row for row in np.random.default_rng(0).permutation(len(targets.crystals)).tolist() if row in samples]
+    rows = rows[part::parts]
+    missing = [row for row in rows if row not in done]
+    with CountProgress(len(rows), len(rows) - len(missing), enabled=True, what="lists", of="targets") as bar:
+        for row in missing:
+            line = make(
+                row,
+                targets.crystals[row],
+                samples[row],
+                proposer,
+                model,
+                proposals=options.proposals,
+                exclude=options.exclude_same_composition,
+            )
+            file.append([line])
+            bar.advance(1)
+
+
+if __name__ == "__main__":
+    main()
