@@ -187,3 +187,16 @@ def test_where_it_ships_it_ranks_with_and_without_a_predictor(shelf: Path) -> No
     again = Judging().ranking()
     assert again is not None
     assert again.rank == "learned"
+
+
+def test_the_shipped_ranker_orders_toys_sensibly() -> None:
+    path = weights.shipped_ranker()
+    assert path is not None
+    shipped = Ranker.load(path)
+    assert "## Limits" in (path.parent / "README.md").read_text(encoding="utf-8")
+    for found in (generated(), proposals(), merged(generated(), proposals())):
+        assert set(shipped.names) == set(features(found, VOLUMES))
+        assert all(0.0 < (one.confidence or 0.0) < 1.0 for one in shipped.rank(found))
+    # found in 90 of 100 samples, or once, all else alike
+    often, once = (replace(generated()[0], count=count, samples=100) for count in (90, 1))
+    assert [one.count for one in shipped.rank([once, often])] == [90, 1]
