@@ -18,7 +18,7 @@ from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
 from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
-from dao.prediction.ranking import Candidate, Reading, same_crystals
+from dao.prediction.ranking import Candidate, Reading, same_crystals, scaled
 
 SPARE = 2
 """Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
@@ -138,9 +138,9 @@ def merged(
 ) -> list[Candidate]:
     """Both lists as one, each crystal once: in turns, beginning with the prototypes'.
 
-    A crystal that both found has the prototype's geometry, whose symmetry is exact, the generator's count, and the
-    better of its two places. ``groups`` says which of both lists, the prototypes' first, are the same crystal, where
-    that is known.
+    A crystal that both found has the prototype's geometry, whose symmetry is exact, at the generator's volume, which is
+    the better one (docs/experiments.md), the generator's count, and the better of its two places. ``groups`` says which
+    of both lists, the prototypes' first, are the same crystal, where that is known.
     """
     every = [*prototypes, *generated]
     places = [*(2 * i for i in range(len(prototypes))), *(2 * i + 1 for i in range(len(generated)))]
@@ -151,6 +151,7 @@ def merged(
         if group[0] < len(prototypes) and others:
             first = replace(
                 first,
+                crystal=scaled(first.crystal, max(others, key=lambda one: one.count).volume_per_atom),
                 source="both",
                 count=sum(one.count for one in others),
                 asked_atoms=min((one.asked_atoms for one in (first, *others) if one.asked_atoms), default=None),

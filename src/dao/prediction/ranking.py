@@ -228,7 +228,7 @@ def neighbourhoods(crystals: Sequence[Crystal]) -> npt.NDArray[np.float64]:
     return marks
 
 
-def _scaled(crystal: Crystal, volume_per_atom: float) -> Crystal:
+def scaled(crystal: Crystal, volume_per_atom: float) -> Crystal:
     """The crystal at another volume, its shape and symmetry kept."""
     if crystal.volume_per_atom == volume_per_atom:
         return crystal
@@ -256,7 +256,7 @@ def rank_by_recurrence(
             (readings[i] for i in alike if samples[i][0] == smallest), key=lambda r: r.crystal.volume_per_atom
         )
         middle = members[len(members) // 2]
-        return replace(middle, crystal=_scaled(middle.crystal, median(one.crystal.volume_per_atom for one in members)))
+        return replace(middle, crystal=scaled(middle.crystal, median(one.crystal.volume_per_atom for one in members)))
 
     def order(item: tuple[list[int], Reading]) -> tuple[int, int, int, int]:
         group, reading = item
