@@ -73,6 +73,6 @@ class PropertyPredictor(CrystalModel):
         return self.property_head(self._crystal_features(batch, 0.0))
 
     def predict(self, batch: CrystalBatch) -> Float[Tensor, " b"]:
-        """Property of clean crystals in its unit; like the energy, it depends on the cell that a crystal is given in."""
+        """Property of clean crystals in its unit; as energies do, it depends on the cell that a crystal is given in."""
         scaled = self.label_mean + self.label_deviation * self(batch)
         return 10.0**scaled if self.config.scale == "log10" else scaled

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_app() -> typer.Typer:
     """The typer application with every verb."""
-    from dao.cli import data, energy, evaluate, finetune, predict, property, prototypes, relax, train, weights
+    from dao.cli import data, energy, evaluate, finetune, predict, properties, prototypes, relax, train, weights
 
     app = typer.Typer(
         help="Crystal structure prediction: type a composition, get back the crystals it is likely to form.",
@@ -50,7 +50,7 @@ def build_app() -> typer.Typer:
     app.command(epilog=predict.EXAMPLES)(predict.predict)
     app.command(epilog=energy.EXAMPLES)(energy.energy)
     app.command(epilog=relax.EXAMPLES)(relax.relax)
-    app.command("property", epilog=property.EXAMPLES)(property.predict_property)
+    app.command("property", epilog=properties.EXAMPLES)(properties.predict_property)
     app.command(epilog=train.EXAMPLES)(train.train)
     app.add_typer(data.app, name="data")
     app.add_typer(evaluate.app, name="evaluate")

@@ -125,7 +125,7 @@ def _ours(run: dict[str, Any]) -> list[str]:
     if settings["trunk_rate"] == 0:
         name += ", trunk frozen"
     folds = run["folds"]
-    where = f"{run['run']}, {run['hours']:.2f} h"
+    where = f"{run['run']}, {run['cpu_hours']:.2f} CPU h"
     if not run["complete"]:
         where += f", {len(folds)} of {run['expected_folds']} folds"
     return [

@@ -1,9 +1,9 @@
 """``dao finetune property``: DAO-P finetuned to a property on every fold of a benchmark, some times a fold.
 
 The run's folder holds ``run.json`` (data and settings), a folder ``fold-F/seed-S`` a training (what
-:mod:`dao.training.fit` writes, and ``test.csv``: label and prediction of each test crystal by the weights that were best
-on validation), and ``results.json``, which :func:`summarise` makes of the test files. The same command goes on where it
-was stopped. Validation crystals choose the weights; test crystals choose nothing.
+:mod:`dao.training.fit` writes, and ``test.csv``: label and prediction of each test crystal by the weights that were
+best on validation), and ``results.json``, which :func:`summarise` makes of the test files. The same command goes on
+where it was stopped. Validation crystals choose the weights; test crystals choose nothing.
 
 Shapes: M crystals.
 """
@@ -24,6 +24,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from dao.data.properties.base import Fold, PropertyData
+from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import read_config
 from dao.property_model import PropertyPredictor
@@ -38,9 +39,6 @@ INNER_SHARE = 0.1
 
 LEAST_VALIDATIONS = 10
 """Validations of a training, at least; else one an epoch."""
-
-CHOSEN_BY = "mae"
-"""The validation figure that picks the weights: in the unit of the property."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,17 +212,17 @@ def _train(
     training_set, validation_set, test_set = (crystals.select(rows) for rows in (train, validation, fold.test))
     recipe = recipe_of(data, fold, settings, seed, len(training_set))
     task = PropertyTask(recipe, validation_set)
-    train_packed(
-        recipe, task, training_set, out=folder, data=data.file, device=device, progress=progress, note=note
-    )
-    model = PropertyPredictor.load(folder / "best", device=device if device != "auto" else "cpu")
+    train_packed(recipe, task, training_set, out=folder, data=data.file, device=device, progress=progress, note=note)
+    model = PropertyPredictor.load(folder / "best", device=choose_device(device))
     mean = training_set.labels[data.label].double().mean()
     figures = {
         "train": len(training_set),
         "validation": len(validation_set),
         "test": len(test_set),
         "best_validation_mae": model.config.training["best_validation_mae"],
+        "epochs": model.config.training["epochs"],
         "hours": model.config.training["hours"],
+        "cpu_hours": model.config.training["cpu_hours"],
         "training_mean": float(mean),
     }
     _write(folder / FIGURES, figures)
@@ -232,9 +230,7 @@ def _train(
     _write_test(folder / TEST, test_set.ids, test_set.labels[data.label].double(), predict_packed(model, test_set))
 
 
-def recipe_of(
-    data: PropertyData, fold: Fold, settings: FinetuneSettings, seed: int, crystals: int
-) -> PropertyRecipe:
+def recipe_of(data: PropertyData, fold: Fold, settings: FinetuneSettings, seed: int, crystals: int) -> PropertyRecipe:
     """The recipe of one training on ``crystals`` crystals.
 
     Raises:
@@ -331,7 +327,7 @@ def summarise(out: Path, data: PropertyData | None = None) -> dict[str, Any]:
         **{key: float(np.mean([fold[key] for fold in folds])) for key in ("mae", "rmse", "baseline_mae")},
         "mae_sd": float(np.std([fold["mae"] for fold in folds])),
         "validation_mae": float(np.mean([fold["validation_mae"] for fold in folds])),
-        "hours": round(sum(fold["hours"] for fold in folds), 3),
+        **{key: round(sum(fold[key] for fold in folds), 3) for key in ("hours", "cpu_hours")},
     }
     _write(out / RESULTS, results)
     return results
@@ -352,5 +348,5 @@ def _fold_figures(name: str, members: Sequence[Path]) -> dict[str, Any]:
         "mae_of_one": float(np.mean(one)),
         "rmse": float(np.sqrt(np.square(predictions - labels).mean())),
         "baseline_mae": float(np.abs(figures[0]["training_mean"] - labels).mean()),
-        "hours": sum(one["hours"] for one in figures),
+        **{key: sum(one[key] for one in figures) for key in ("hours", "cpu_hours")},
     }

@@ -118,7 +118,9 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
 
 
 def load_initial_trunk(model: CrystalModel, source: Path | str, own: tuple[str, ...]) -> str:
-    """Give ``model`` the trunk, noise heads and lattice scalers of a predictor, or of another property's; in words what.
+    """Give ``model`` the trunk, noise heads and lattice scalers of a predictor, or of another property's.
+
+    Returns what they were trained on, in words.
 
     Args:
         model: of the same network and process.
@@ -129,10 +131,10 @@ def load_initial_trunk(model: CrystalModel, source: Path | str, own: tuple[str, 
         InputError: no such weights, or those of a generator.
 
     """
-    kind = PropertyPredictor if isinstance(source, Path) and read_config(source).model == "property" else Predictor
-    other: CrystalModel = kind.load(source)
+    is_property = isinstance(source, Path) and read_config(source).model == "property"
+    other = PropertyPredictor.load(source) if is_property else Predictor.load(source)
     copy_all_but(model, other, own)
-    return f"{_history(other.config.training)} with label {getattr(other.config, 'label')!r}"
+    return f"{_history(other.config.training)} with label {other.config.label!r}"
 
 
 def load_initial_symmetry(model: SymmetryPrior, folder: Path) -> str:

@@ -69,9 +69,7 @@ def _own_file(path: Path, target: str, scale: Scale, unit: str, random_folds: in
     rows = packed.labels[target].isfinite().nonzero()[:, 0].tolist()
     if len(rows) < len(packed):
         notes.append(f"{path}: {len(packed) - len(rows)} crystals without a number {target!r} are left out")
-    crystals = labelled(
-        [reduced(packed.crystal(row)) for row in rows], packed.labels[target][rows].tolist(), target
-    )
+    crystals = labelled([reduced(packed.crystal(row)) for row in rows], packed.labels[target][rows].tolist(), target)
     folds: Sequence[Fold]
     if SPLIT in packed.columns:
         folds = [split_fold(packed.columns[SPLIT].astype(str)[rows], path)]
@@ -83,7 +81,7 @@ def _own_file(path: Path, target: str, scale: Scale, unit: str, random_folds: in
         unit=unit,
         scale=scale,
         crystals=crystals,
-        folds=folds,
+        folds=tuple(folds),
         file=path,
         notes=tuple(notes),
     )
@@ -97,6 +95,4 @@ def _random_folds(count: int, folds: int, seed: int, path: Path) -> list[Fold]:
     if count < 2 * folds:
         raise InputError(f"{path}: {count} labelled crystals are too few for {folds} folds")
     fold_of = torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % folds
-    return [
-        Fold(str(i), (fold_of != i).nonzero()[:, 0], None, (fold_of == i).nonzero()[:, 0]) for i in range(folds)
-    ]
+    return [Fold(str(i), (fold_of != i).nonzero()[:, 0], None, (fold_of == i).nonzero()[:, 0]) for i in range(folds)]

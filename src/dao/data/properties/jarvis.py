@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dao.crystal import Crystal
@@ -37,10 +38,10 @@ def crystal_of_atoms(atoms: dict[str, Any], name: str) -> Crystal:
         InputError: an unknown element.
 
     """
-    lattice = np.array(atoms["lattice_mat"], dtype=np.float64)
-    coords = np.array(atoms["coords"], dtype=np.float64).reshape(-1, 3)
+    lattice: npt.NDArray[np.float64] = np.array(atoms["lattice_mat"], dtype=np.float64)
+    coords: npt.NDArray[np.float64] = np.array(atoms["coords"], dtype=np.float64).reshape(-1, 3)
     if atoms.get("cartesian"):
-        coords = np.linalg.solve(lattice.T, coords.T).T
+        coords = np.linalg.solve(lattice.T, coords.T).T.astype(np.float64)
     symbols = [str(symbol).strip() for symbol in atoms["elements"]]
     unknown = next((symbol for symbol in symbols if symbol not in ATOMIC_NUMBERS), None)
     if unknown is not None:

@@ -60,7 +60,9 @@ def _read(benchmark: Benchmark, file: Path) -> PropertyData:
         raise InputError(f"{file}: {len(places)} crystals, and the published folds are of {len(held_out)} in order")
     fold_of = held_out[places]
     folds = [
-        Fold(str(i), torch.from_numpy(np.flatnonzero(fold_of != i)), None, torch.from_numpy(np.flatnonzero(fold_of == i)))
+        Fold(
+            str(i), torch.from_numpy(np.flatnonzero(fold_of != i)), None, torch.from_numpy(np.flatnonzero(fold_of == i))
+        )
         for i in range(FOLDS)
     ]
     return benchmark.data(crystals, folds, file)

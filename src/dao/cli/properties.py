@@ -16,8 +16,8 @@ Examples:
 
 \b
 Weights are made by dao finetune property. Given the folder of a run, all of its predictors are asked: "spread" is the
-standard deviation of what they say, and less than how far they can be wrong. "doubts" says in what a structure is unlike
-the training set. Exit code 3: some structures could not be read (stderr and --out say which)."""
+standard deviation of what they say, and less than how far they can be wrong. "doubts" says in what a structure is
+unlike the training set. Exit code 3: some structures could not be read (stderr and --out say which)."""
 
 COLUMNS = {
     "file": "file",
@@ -73,7 +73,10 @@ def predict_property(
     else:
         numbers = ("value", "spread")
         print_table(
-            [record | {key: None if record[key] is None else f"{record[key]:g}" for key in numbers} for record in records],
+            [
+                record | {key: None if record[key] is None else f"{record[key]:g}" for key in numbers}
+                for record in records
+            ],
             COLUMNS,
         )
     for failure in structures.failures:
