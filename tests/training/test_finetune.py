@@ -62,7 +62,7 @@ def run(tmp_path: Path, data: PropertyData, weights: Path) -> Run:
 
 
 def test_all_folds_are_learned_and_reported(run: Run, tmp_path: Path, data: PropertyData) -> None:
-    results = run(members=2)
+    results = run(members=2, learning_rate=1e-2)
     out = tmp_path / "run"
     assert json.loads((out / "results.json").read_text()) == results
     assert [fold["name"] for fold in results["folds"]] == ["0", "1"]
