@@ -63,6 +63,12 @@ def finetune_property(
         float,
         typer.Option(min=0.0, max=10.0, help="Rate of all but the new head, as a share of --rate; 0 freezes it."),
     ] = 1.0,
+    revive: Annotated[
+        bool,
+        typer.Option(
+            "--revive/--no-revive", help="Begin sublayers of the pretrained trunk anew that it no longer uses."
+        ),
+    ] = False,
     patience: Annotated[
         int, typer.Option(min=0, help="Stop after so many validations without an improvement; 0: never.")
     ] = 0,
@@ -104,6 +110,7 @@ def finetune_property(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         trunk_rate=trunk_rate,
+        revive=revive,
         patience=patience,
         members=members,
         seed=seed,

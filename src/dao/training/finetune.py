@@ -53,6 +53,7 @@ class FinetuneSettings:
         learning_rate: of the head, at its largest: warmed up over 5 % of the steps, then by a cosine to nearly zero.
         weight_decay: AdamW's.
         trunk_rate: rate of everything below the head, as a share of ``learning_rate``; 0 freezes it.
+        revive: begin sublayers of the pretrained trunk anew that it no longer uses.
         patience: validations in a row without an improvement after which a training stops; 0: none stops early.
         members: trainings a fold, which differ in their seed alone; their mean is the prediction.
         seed: of the first of them, and of the inner split.
@@ -68,6 +69,7 @@ class FinetuneSettings:
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
     trunk_rate: float = 1.0
+    revive: bool = False
     patience: int = 0
     members: int = 1
     seed: int = 0
@@ -269,6 +271,7 @@ def recipe_of(data: PropertyData, fold: Fold, settings: FinetuneSettings, seed: 
         scale=data.scale,
         fold=fold.name,
         trunk_rate=settings.trunk_rate,
+        revive=settings.revive,
     )
 
 
