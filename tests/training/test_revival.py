@@ -29,11 +29,11 @@ def model() -> PropertyPredictor:
     made = PropertyPredictor(PropertyConfig(network=network, process=ProcessConfig(), label="x"))
     made.process.representation.fit(PACKED.lattice, PACKED.element_counts())
     with torch.no_grad():
-        made.network.atom_and_time.bias.fill_(10.0)
+        made.get_parameter("network.atom_and_time.bias").fill_(10.0)
         for name in DEAD:
-            gate = made.get_submodule(f"network.blocks.{name}_residual.gate")
-            gate.weight.zero_()
-            gate.weight[0, : network.width] = 50.0
+            weight = made.get_parameter(f"network.blocks.{name}_residual.gate.weight")
+            weight.zero_()
+            weight[0, : network.width] = 50.0
     return made
 
 

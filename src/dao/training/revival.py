@@ -1,9 +1,9 @@
 """Sublayers that a pretrained Crysformer no longer uses, made trainable again.
 
 A gated residual mixes x and a sublayer's y by alpha x + (1 - alpha) y (paper eq. 7). Where alpha has become 1 for all
-atoms, y is lost and no gradient reaches the sublayer: training can never bring it back. The shipped predictor has nine of
-twelve sublayers like that (docs/properties.md). Here such a sublayer starts anew: its output is set to zero, and its
-gate to one that is nearly, but not quite, open, so that what the network computes hardly changes.
+atoms, y is lost and no gradient reaches the sublayer: training can never bring it back. Nine of the twelve sublayers
+of the shipped predictor are like that (docs/properties.md). Here such a sublayer starts anew: its output is set to
+zero, and its gate to one that keeps nearly all of x, so that what the network computes hardly changes.
 
 Shapes: B crystals, N atoms (padded), D width.
 """
@@ -40,6 +40,7 @@ def revive(model: PropertyPredictor, sample: CrystalBatch) -> list[str]:
     revived: list[str] = []
     handles = []
     for number, block in enumerate(model.network.blocks):
+        assert isinstance(block, CrysformerBlock)  # noqa: S101 -- a Crysformer has no other
         for name in ("attention", "feed_forward"):
             gate: GatedResidual = getattr(block, f"{name}_residual")
             hook = _hook(gate, _last_layers(block, name), sample.mask, f"{number}.{name}", revived)
