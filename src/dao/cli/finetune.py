@@ -56,19 +56,13 @@ def finetune_property(
         bool, typer.Option("--from-scratch", help="Random weights of the same network instead of pretrained ones.")
     ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Times that each training crystal is seen.")] = 60,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Crystals a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option("--rate", min=1e-7, max=1.0, help="Largest learning rate.")] = 5e-4,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Crystals a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option("--rate", min=1e-7, max=1.0, help="Largest learning rate.")] = 1e-3,
     weight_decay: Annotated[float, typer.Option("--decay", min=0.0, max=10.0, help="Weight decay (AdamW).")] = 0.01,
     trunk_rate: Annotated[
         float,
         typer.Option(min=0.0, max=10.0, help="Rate of all but the new head, as a share of --rate; 0 freezes it."),
     ] = 1.0,
-    revive: Annotated[
-        bool,
-        typer.Option(
-            "--revive/--no-revive", help="Begin sublayers of the pretrained trunk anew that it no longer uses."
-        ),
-    ] = False,
     patience: Annotated[
         int, typer.Option(min=0, help="Stop after so many validations without an improvement; 0: never.")
     ] = 0,
@@ -110,7 +104,6 @@ def finetune_property(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         trunk_rate=trunk_rate,
-        revive=revive,
         patience=patience,
         members=members,
         seed=seed,

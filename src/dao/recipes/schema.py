@@ -187,8 +187,6 @@ class PropertyRecipe(_CrystalRecipe):
     """Name of the split of the data."""
     trunk_rate: float = Field(default=1.0, ge=0)
     """Learning rate of everything below the head, as a share of the head's; 0 freezes it."""
-    revive: bool = False
-    """Begin sublayers of the pretrained trunk anew that it no longer uses (:mod:`dao.training.revival`)."""
     other_settings: bool = True
     """Show every crystal with its cell vectors in random order, and half of them inverted."""
 

@@ -43,7 +43,7 @@ LEAST_VALIDATIONS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """How to finetune; defaults are those chosen on validation (docs/properties.md).
+    """How to finetune; batch size and rate are the best of those tried on validation (docs/properties.md).
 
     Attributes:
         weights: a predictor (DAO-P) or another property's, as a folder; its network is taken in any case.
@@ -53,7 +53,6 @@ class FinetuneSettings:
         learning_rate: of the head, at its largest: warmed up over 5 % of the steps, then by a cosine to nearly zero.
         weight_decay: AdamW's.
         trunk_rate: rate of everything below the head, as a share of ``learning_rate``; 0 freezes it.
-        revive: begin sublayers of the pretrained trunk anew that it no longer uses.
         patience: validations in a row without an improvement after which a training stops; 0: none stops early.
         members: trainings a fold, which differ in their seed alone; their mean is the prediction.
         seed: of the first of them, and of the inner split.
@@ -65,11 +64,10 @@ class FinetuneSettings:
     weights: Path
     from_scratch: bool = False
     epochs: int = 60
-    batch_size: int = 32
-    learning_rate: float = 5e-4
+    batch_size: int = 16
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
     trunk_rate: float = 1.0
-    revive: bool = False
     patience: int = 0
     members: int = 1
     seed: int = 0
@@ -146,9 +144,10 @@ def _claim(out: Path, data: PropertyData, settings: FinetuneSettings) -> None:
         saved = read_run(out)
         if saved != mine:
             there, here = {**saved, **saved["settings"]}, {**mine, **settings.record()}
-            key = next(key for key in [*settings.record(), *mine] if there.get(key) != here[key])
+            keys = [*settings.record(), *mine, *saved["settings"], *saved]
+            key = next(key for key in keys if there.get(key) != here.get(key))
             raise InputError(
-                f"{out} holds another run ({key} is {json.dumps(there.get(key))} there and {json.dumps(here[key])}"
+                f"{out} holds another run ({key} is {json.dumps(there.get(key))} there and {json.dumps(here.get(key))}"
                 " here): choose another --out"
             )
         return
@@ -271,7 +270,6 @@ def recipe_of(data: PropertyData, fold: Fold, settings: FinetuneSettings, seed: 
         scale=data.scale,
         fold=fold.name,
         trunk_rate=settings.trunk_rate,
-        revive=settings.revive,
     )
 
 

@@ -22,13 +22,9 @@ from dao.recipes.schema import PropertyRecipe
 from dao.training.deformations import other_setting
 from dao.training.initial import load_initial_trunk, trust_limits
 from dao.training.objectives import HUBER_WIDTH, Objective
-from dao.training.revival import revive
 from dao.training.tasks import Task
 
 EVALUATION_BATCH = 128
-
-REVIVAL_SAMPLE = 256
-"""Crystals on which a sublayer must be dead to be begun anew."""
 
 
 class PropertyTask(Task[PropertyPredictor]):
@@ -68,11 +64,6 @@ class PropertyTask(Task[PropertyPredictor]):
             return model, ""
         source = Path(recipe.initial_weights)
         history = load_initial_trunk(model, source if source.is_dir() else recipe.initial_weights, OWN_STATE)
-        if recipe.revive:
-            some = torch.randperm(len(training_set), generator=torch.Generator().manual_seed(0))[:REVIVAL_SAMPLE]
-            revived = revive(model, training_set.batch(some.to(training_set.offsets.device)))
-            if revived:
-                history += f", {len(revived)} dead sublayers begun anew"
         if recipe.trunk_rate == 0:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name.startswith(HEAD))
