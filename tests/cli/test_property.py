@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_an_ensemble_predicts_with_spread(folder: Path, run: Run) -> None:
     both = json.loads(run(*arguments, "--weights", str(folder / "run"), "--weights", str(folder / "scratch"))[1])
     assert both[:3] == records
     assert len(both) == 6
+
+
+def test_unfinished_trainings_are_no_members(folder: Path, run: Run, tmp_path: Path) -> None:
+    copied = shutil.copytree(folder / "run", tmp_path / "copied")
+    (copied / "fold-0" / "seed-1" / "test.csv").unlink()
+    arguments = ("property", str(folder / "some.extxyz"), "--device", "cpu", "--quiet", "--format", "json")
+    assert [one["spread"] for one in json.loads(run(*arguments, "--weights", str(copied))[1])] == [None] * 3
 
 
 def test_predictions_do_not_depend_on_the_cell(folder: Path, run: Run, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from dao.prediction.files import write_failures, write_text
 from dao.progress import CountProgress
 from dao.property_model import PropertyPredictor
 from dao.relaxation import batches
-from dao.weights import CONFIG, resolve
+from dao.training.finetune import TEST
+from dao.weights import resolve
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,16 @@ class PropertyEnsemble:
 
 
 def load_ensemble(source: str, device: str) -> PropertyEnsemble:
-    """Weights of a property: one folder or Hub id, or the folder of a run of ``dao finetune property``, with all of it.
+    """Weights of a property: one folder or Hub id, or the folder of a run of ``dao finetune property``.
+
+    Of a run, every finished training is a member.
 
     Raises:
         InputError: no such weights or device, weights of another kind, or of different properties.
 
     """
-    folder = Path(source)
-    found = sorted(folder.glob(f"fold-*/seed-*/best/{CONFIG}")) if not (folder / CONFIG).exists() else []
-    places: list[Path | str] = [path.parent for path in found] or [resolve(source)]
+    found = sorted(Path(source).glob(f"fold-*/seed-*/{TEST}"))
+    places: list[Path | str] = [path.with_name("best") for path in found] or [resolve(source)]
     members = tuple(PropertyPredictor.load(place, device=choose_device(device)) for place in places)
     for member in members[1:]:
         if (member.config.label, member.config.unit) != (members[0].config.label, members[0].config.unit):
