@@ -32,10 +32,10 @@ from dao.crystal import Crystal
 from dao.data.uniform import file_hash, find_source
 from dao.errors import InputError
 from dao.evaluation.tables import NONE, table
+from dao.geometry.cells import reduced
 from dao.geometry.motion import largest_strain, rms_displacement, volume_change
 from dao.jsonl import JsonLines
 from dao.models import Predictor
-from dao.prediction.energies import reduced
 from dao.prediction.files import write_text
 from dao.prediction.relaxed_set import Chosen, Selection, choose
 from dao.progress import CountProgress

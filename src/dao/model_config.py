@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from dao.errors import InputError
 from dao.networks.config import NetworkConfig
@@ -55,7 +55,7 @@ class TrustLimits:
     volume_ratio: tuple[float, float] = (0.0, 0.0)
     """0.1 % and 99.9 % quantiles of the cell's volume over the sum of fitted volumes per element."""
     energy: tuple[float, float] = (0.0, 0.0)
-    """Least and largest label, eV/atom."""
+    """Least and largest label, eV/atom (of a property: in its unit)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,42 @@ class PredictorConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Refuse what needs a known symmetry."""
-        if self.process.kind == "symmetric_flow" or self.network.space_groups:
-            raise InputError(
-                "a predictor works without known symmetry: process flow or diffusion, no network space_groups"
-            )
+        _refuse_symmetry(self)
         if not self.beta > 0:
             raise InputError(f"predictor beta must be positive, got {self.beta:g}")
+
+
+Scale = Literal["linear", "log10"]
+"""How a property is standardised and learned: as it is, or its decadic logarithm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropertyConfig(ModelConfig):
+    """Configuration of a predictor that was finetuned to a property."""
+
+    model: str = "property"
+    label: str
+    """Short name of the property: a column of the training data."""
+    title: str = ""
+    """What it is, in words."""
+    unit: str = ""
+    """Of labels and predictions; empty for a pure number."""
+    scale: Scale = "linear"
+    trust: TrustLimits = field(default_factory=TrustLimits)
+
+    def __post_init__(self) -> None:
+        """Refuse what needs a known symmetry."""
+        _refuse_symmetry(self)
+
+
+def _refuse_symmetry(config: ModelConfig) -> None:
+    if config.process.kind == "symmetric_flow" or config.network.space_groups:
+        raise InputError("a predictor works without known symmetry: process flow or diffusion, no network space_groups")
+
+
+CONFIGS: dict[str, type[GeneratorConfig | PredictorConfig | PropertyConfig]] = {
+    "generator": GeneratorConfig,
+    "predictor": PredictorConfig,
+    "property": PropertyConfig,
+}
+"""Every kind of model that a file of weights can be."""

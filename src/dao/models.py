@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dao.crystal import CrystalBatch
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
-from dao.model_config import FORMAT_VERSION, GeneratorConfig, PredictorConfig
+from dao.model_config import CONFIGS, FORMAT_VERSION, GeneratorConfig, PredictorConfig, PropertyConfig
 from dao.networks.build import build_network
 from dao.networks.config import NETWORKS, SPACE_GROUPS
 from dao.networks.heads import (
@@ -49,9 +49,11 @@ _Model = TypeVar("_Model", bound="CrystalModel")  # typing.Self is not known to 
 class CrystalModel(nn.Module):
     """What generator and predictor share: trunk, noise heads, process, and how they are kept in files."""
 
-    config: GeneratorConfig | PredictorConfig
+    config: GeneratorConfig | PredictorConfig | PropertyConfig
+    kind: ClassVar[str]
+    """What a ``config.json`` calls it."""
 
-    def __init__(self, config: GeneratorConfig | PredictorConfig) -> None:
+    def __init__(self, config: GeneratorConfig | PredictorConfig | PropertyConfig) -> None:
         super().__init__()
         self.config = config
         network = config.network
@@ -76,6 +78,11 @@ class CrystalModel(nn.Module):
         known = (space_group, None) if symmetry is None else (symmetry.space_group, symmetry.position)
         nodes, crystal = self.network(atomic_numbers, state.frac_coords, lattice, features, time, mask, *known)
         return nodes, crystal, lattice
+
+    def _crystal_features(self, batch: CrystalBatch, time: float) -> Float[Tensor, "b c"]:
+        state = self.encode(batch)
+        times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
+        return self._features(batch.atomic_numbers, batch.mask, state, times, None)[1]
 
     def _lattice(self, state: State, atomic_numbers: Tensor) -> Tensor:
         representation = self.process.representation
@@ -143,8 +150,8 @@ class CrystalModel(nn.Module):
         """
         folder = source if isinstance(source, Path) else _local_folder(resolve(source))
         config = read_config(folder)
-        if MODELS[config.model] is not cls:
-            raise InputError(f"{folder}: holds a {config.model}, and a {cls.__name__.lower()} is needed")
+        if config.model != cls.kind:
+            raise InputError(f"{folder}: holds a {config.model}, and a {cls.kind} is needed")
         model = cls(config)
         model._remember(load_weights(folder / WEIGHTS, model))
         return model.to(device).eval()
@@ -154,6 +161,7 @@ class Generator(CrystalModel):
     """p(lattice, fractional coordinates | elements): Crysformer, noise heads and a process (paper section 4.1)."""
 
     config: GeneratorConfig
+    kind = "generator"
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__(config)
@@ -202,6 +210,7 @@ class Predictor(CrystalModel):
     """Energy above the hull of crystals, clean or noised to time t (paper section 4.4, DESIGN 4.3)."""
 
     config: PredictorConfig
+    kind = "predictor"
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config)
@@ -297,11 +306,6 @@ class Predictor(CrystalModel):
         """What 1 of the energy head is, eV/atom."""
         return self.energy_deviation / self.config.beta
 
-    def _crystal_features(self, batch: CrystalBatch, time: float) -> Float[Tensor, "b c"]:
-        state = self.encode(batch)
-        times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
-        return self._features(batch.atomic_numbers, batch.mask, state, times, None)[1]
-
     def energy_forces_stress(self, batch: CrystalBatch) -> EnergyForcesStress:
         """E above the hull of whole cells (eV), and what it says of forces (eV/A) and stress (eV/A^3); t = 0.
 
@@ -326,7 +330,7 @@ def _local_folder(source: Path | str) -> Path:
         raise InputError(f"weights {source!r}: not a folder, and the Hub says: {str(error).splitlines()[0]}") from None
 
 
-def read_config(folder: Path) -> GeneratorConfig | PredictorConfig:
+def read_config(folder: Path) -> GeneratorConfig | PredictorConfig | PropertyConfig:
     """The checked ``config.json`` of a folder of weights.
 
     Raises:
@@ -338,13 +342,12 @@ def read_config(folder: Path) -> GeneratorConfig | PredictorConfig:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(raw, dict) or str(raw.get("model")) not in MODELS:
-        raise InputError(f"{path}: 'model' must be one of {', '.join(MODELS)}")
+    if not isinstance(raw, dict) or str(raw.get("model")) not in CONFIGS:
+        raise InputError(f"{path}: 'model' must be one of {', '.join(CONFIGS)}")
     if raw.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: format version {raw.get('format_version')}, this code reads {FORMAT_VERSION}")
-    kind: type[GeneratorConfig | PredictorConfig] = PredictorConfig if raw["model"] == "predictor" else GeneratorConfig
     try:
-        return TypeAdapter(kind).validate_python(raw)
+        return TypeAdapter(CONFIGS[raw["model"]]).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         # of ("network", "crysformer", "width"), the kind is pydantic's
@@ -353,4 +356,4 @@ def read_config(folder: Path) -> GeneratorConfig | PredictorConfig:
 
 
 MODELS: dict[str, type[CrystalModel]] = {"generator": Generator, "predictor": Predictor}
-"""Every class that a file of weights can ask for."""
+"""What ships: a generator, and a predictor for relaxation, ranking and guidance."""

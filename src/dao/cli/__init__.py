@@ -93,7 +93,20 @@ def _show_warning(
 
 def build_app() -> typer.Typer:
     """The typer application with every verb."""
-    from dao.cli import data, doctor, energy, evaluate, predict, prototypes, relax, serve, train, weights
+    from dao.cli import (
+        data,
+        doctor,
+        energy,
+        evaluate,
+        finetune,
+        predict,
+        properties,
+        prototypes,
+        relax,
+        serve,
+        train,
+        weights,
+    )
 
     app = typer.Typer(
         help="Crystal structure prediction: type a composition, get back the crystals it is likely to form.",
@@ -107,10 +120,12 @@ def build_app() -> typer.Typer:
     app.command(epilog=serve.EXAMPLES)(serve.serve)
     app.command(epilog=energy.EXAMPLES)(energy.energy)
     app.command(epilog=relax.EXAMPLES)(relax.relax)
+    app.command("property", epilog=properties.EXAMPLES)(properties.predict_property)
     app.command(epilog=train.EXAMPLES)(train.train)
     app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
     app.add_typer(data.app, name="data")
     app.add_typer(evaluate.app, name="evaluate")
+    app.add_typer(finetune.app, name="finetune")
     app.add_typer(prototypes.app, name="prototypes")
     app.add_typer(weights.app, name="weights")
     return app

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao.cli import evaluate_energies, evaluate_stability
+from dao.cli import evaluate_energies, evaluate_properties, evaluate_stability
 from dao.cli.options import (
     Data,
     Device,
@@ -220,6 +220,7 @@ def polymorphs(
 
 
 app.command(epilog=evaluate_energies.EXAMPLES)(evaluate_energies.energies)
+app.command(epilog=evaluate_properties.EXAMPLES)(evaluate_properties.properties)
 
 
 def check_sources(sources: Sources, weights: str | None, seeds: int, guidance: float) -> None:

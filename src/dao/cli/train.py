@@ -75,6 +75,8 @@ def train(
 
         train_symmetry(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)
         return
+    if chosen.task == "property":
+        raise InputError(f"recipe {recipe}: finetuning to a property is done by dao finetune property")
     from dao.training.fit import train as fit
 
     fit(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)

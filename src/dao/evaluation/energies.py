@@ -46,7 +46,8 @@ from dao.evaluation.metrics import Bootstrap
 from dao.evaluation.notes import training_note
 from dao.evaluation.scores import plain
 from dao.evaluation.targets import NAMES, crystals_fingerprint
-from dao.prediction.energies import csv_text, doubts, predict_with_errors, reduced
+from dao.geometry.cells import reduced
+from dao.prediction.energies import csv_text, doubts, predict_with_errors
 from dao.prediction.files import write_failures, write_text
 from dao.prediction.judging import ENERGY
 

@@ -20,7 +20,7 @@ from dao.data.sources import read_crystals
 from dao.device import choose_device
 from dao.elements import SYMBOLS
 from dao.errors import InputError
-from dao.geometry.cells import is_niggli, niggli_reduce, primitive
+from dao.geometry.cells import reduced
 from dao.geometry.lattice import composition_volume
 from dao.jsonl import JsonLines
 from dao.models import Predictor
@@ -28,6 +28,7 @@ from dao.prediction.files import write_failures, write_text
 from dao.prediction.judging import ENERGY
 from dao.processes.representations import LogMetricLattice
 from dao.progress import CountProgress
+from dao.property_model import PropertyPredictor
 from dao.relaxation import RelaxationSettings, Relaxed, batches, relax
 
 RELAXED = "relaxed.jsonl"
@@ -101,19 +102,6 @@ def load_energy_predictor(weights: Path | str, device: str) -> Predictor:
     return model
 
 
-def reduced(crystal: Crystal) -> Crystal:
-    """The crystal in a primitive Niggli cell; itself, if it is in one.
-
-    That is what predictors are trained on, and to them the same crystal in another cell is another crystal: one put
-    rock salt in its cube of eight atoms 0.09 eV/atom higher than in its primitive cell.
-    """
-    try:
-        small = primitive(crystal)
-    except InputError:  # no symmetry can be determined
-        small = niggli_reduce(crystal)
-    return crystal if small.num_atoms == crystal.num_atoms and is_niggli(crystal) else small
-
-
 @dataclass(frozen=True)
 class PredictedEnergy:
     """What a predictor says of a crystal.
@@ -158,7 +146,7 @@ def predict_energies(
     return [one.energy for one in said]
 
 
-def doubts(model: Predictor, crystal: Crystal) -> str:
+def doubts(model: Predictor | PropertyPredictor, crystal: Crystal) -> str:
     """In what a :func:`reduced` crystal is unlike all that the predictor was trained on; empty if in nothing."""
     trust = model.config.trust
     found = []

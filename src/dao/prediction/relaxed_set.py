@@ -26,11 +26,11 @@ from dao.data.sources import read_parquet
 from dao.data.sources.failures import reading
 from dao.data.uniform import COLUMNS, as_parquet, file_hash
 from dao.errors import InputError
-from dao.geometry.cells import space_group
+from dao.geometry.cells import reduced, space_group
 from dao.geometry.motion import rms_displacement, volume_change
 from dao.jsonl import JsonLines
 from dao.models import Predictor
-from dao.prediction.energies import predict_energies, reduced
+from dao.prediction.energies import predict_energies
 from dao.prediction.files import write_text
 from dao.prediction.relaxed_report import RelaxedRow, Report, draw, markdown, report_of
 from dao.progress import CountProgress

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dao.errors import InputError
+from dao.model_config import Scale
 from dao.networks.config import NetworkConfig
 from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.processes.config import ProcessConfig, SamplerSettings, check_sampler
@@ -60,6 +61,8 @@ class ValidationRecipe(_Section):
     """Size of the subset; 0 switches validation off."""
     every: int = Field(default=500_000, ge=1)
     """Training crystals between validations."""
+    patience: int = Field(default=0, ge=0)
+    """Validations in a row without an improvement after which training stops; 0: it goes on to its end."""
     seed: int = 0
 
 
@@ -172,6 +175,22 @@ class PredictorRecipe(_CrystalRecipe):
         return self
 
 
+class PropertyRecipe(_CrystalRecipe):
+    """One finetuning of DAO-P to a property (paper appendix 2.8); :mod:`dao.training.finetune` makes them."""
+
+    task: Literal["property"]
+    label: str
+    title: str = ""
+    unit: str = ""
+    scale: Scale = "linear"
+    fold: str = ""
+    """Name of the split of the data."""
+    trunk_rate: float = Field(default=1.0, ge=0)
+    """Learning rate of everything below the head, as a share of the head's; 0 freezes it."""
+    other_settings: bool = True
+    """Show every crystal with its cell vectors in random order, and half of them inverted."""
+
+
 class SymmetryOptimizerRecipe(_Section):
     """AdamW; biases and norms do not decay."""
 
@@ -222,7 +241,7 @@ class SymmetryRecipe(_Section):
     record: SymmetryRecord = SymmetryRecord()
 
 
-AnyRecipe = Recipe | PredictorRecipe | SymmetryRecipe
+AnyRecipe = Recipe | PredictorRecipe | PropertyRecipe | SymmetryRecipe
 
 
 def check_recipe(tree: object) -> AnyRecipe:
@@ -233,5 +252,9 @@ def check_recipe(tree: object) -> AnyRecipe:
 
     """
     task = tree.get("task") if isinstance(tree, dict) else None
-    kinds: dict[object, type[AnyRecipe]] = {"predictor": PredictorRecipe, "symmetry": SymmetryRecipe}
+    kinds: dict[object, type[AnyRecipe]] = {
+        "predictor": PredictorRecipe,
+        "property": PropertyRecipe,
+        "symmetry": SymmetryRecipe,
+    }
     return kinds.get(task if isinstance(task, str) else None, Recipe).model_validate(tree)

@@ -139,7 +139,8 @@ def _settings(result: FormulaResult) -> dict[str, str]:
 def _doubts(model: Predictor | None, candidates: list[Candidate]) -> dict[int, str]:
     if model is None:
         return {}
-    from dao.prediction.energies import doubts, reduced
+    from dao.geometry.cells import reduced
+    from dao.prediction.energies import doubts
 
     return {one.rank: doubts(model, reduced(one.crystal)) for one in candidates}
 

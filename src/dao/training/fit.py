@@ -32,7 +32,7 @@ from dao.training.standing import same_settings, standing, write_recipe
 from dao.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
-    from dao.recipes.schema import OptimizerRecipe, PredictorRecipe, Recipe
+    from dao.recipes.schema import OptimizerRecipe, PredictorRecipe, PropertyRecipe, Recipe
 
 
 @dataclass
@@ -63,6 +63,8 @@ class Progress:
     """Processor time of this process: unlike ``seconds``, not what a busy host takes away."""
     best: float | None = None
     """Best validation figure so far."""
+    stale: int = 0
+    """Validations since the best."""
     validated_at: int = 0
     snapshot_at: int = 0
 
@@ -134,13 +136,41 @@ def train(
         validation_path = validation_file(recipe.data.validation_file, data)
     task = task_of(recipe, validation_path)
     task.check()
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    run = _Run(recipe, task, training_set, chosen_device, out, path, tell)
+    return _fit(_Run(recipe, task, training_set, chosen_device, out, path, tell), checkpoint, progress=progress)
+
+
+def train_packed(
+    recipe: PropertyRecipe,
+    task: Task[Any],
+    training_set: PackedCrystals,
+    *,
+    out: Path,
+    data: Path,
+    device: str = "auto",
+    progress: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> Path:
+    """The same for crystals that are in memory already, read from ``data``.
+
+    Raises:
+        InputError: no such device, a run folder in use by another recipe, or a broken checkpoint.
+
+    """
+    tell = note or _keep_silent
+    chosen_device = choose_device(device)
+    state = standing(out, recipe, resume=False)
+    if state == "finished":
+        return out / "last"
+    checkpoint_path = latest_checkpoint(out) if state == "unfinished" else None
+    checkpoint = load_checkpoint(checkpoint_path) if checkpoint_path is not None else None
+    return _fit(_Run(recipe, task, training_set, chosen_device, out, data, tell), checkpoint, progress=progress)
+
+
+def _fit(run: _Run, checkpoint: Checkpoint | None, *, progress: bool) -> Path:
     if checkpoint is not None:
         run.restore(checkpoint)
-        tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
-    write_recipe(out, recipe)
+        run.tell(f"{run.out}: goes on from step {run.progress.step} of {run.steps}")
+    write_recipe(run.out, run.recipe)
     return run.fit(progress=progress)
 
 
@@ -153,7 +183,7 @@ class _Run:
 
     def __init__(
         self,
-        recipe: Recipe | PredictorRecipe,
+        recipe: Recipe | PredictorRecipe | PropertyRecipe,
         task: Task[Any],
         training_set: PackedCrystals,
         device: torch.device,
@@ -161,7 +191,9 @@ class _Run:
         data: Path,
         tell: Callable[[str], None],
     ) -> None:
-        self.recipe, self.task, self.device, self.out, self.data = recipe, task, device, out, data
+        self.recipe, self.task, self.device, self.out, self.data, self.tell = recipe, task, device, out, data, tell
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
         training_set = task.prepare(training_set, out, tell)
         torch.manual_seed(recipe.seed)
         self.model: CrystalModel
@@ -169,8 +201,9 @@ class _Run:
         self.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         choose = torch.optim.AdamW if recipe.optimizer.kind == "adamw" else torch.optim.Adam
+        groups, self.rates = zip(*task.parameter_groups(self.model), strict=True)
         self.optimizer = choose(
-            self.parameters,
+            [{"params": group} for group in groups],
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
             weight_decay=recipe.optimizer.weight_decay,
@@ -194,7 +227,7 @@ class _Run:
         started, written = time.monotonic() - state.seconds, time.monotonic()
         cpu_started = time.process_time() - state.cpu_seconds
         with TrainingProgress(recipe.name, self.steps, state.step, enabled=progress) as bar, log:
-            while state.step < self.steps:
+            while state.step < self.steps and not 0 < recipe.validation.patience <= state.stale:
                 figures = self._step()
                 state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
                 bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
@@ -221,8 +254,8 @@ class _Run:
     def _step(self) -> dict[str, Tensor]:
         recipe = self.recipe
         factor = learning_rate_factor(recipe.optimizer, self.progress.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.optimizer.learning_rate * factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = recipe.optimizer.learning_rate * rate * factor
         autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
         self.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, Tensor] = {}
@@ -278,8 +311,9 @@ class _Run:
         figures = self.task.validate(self._averaged().to(self.device))
         log.validation(state.step, state.crystals, state.seconds, figures)
         bar.note(f"{metric} {figures[metric]:.4g}")
+        state.stale += 1
         if state.best is None or self.task.better(figures[metric], state.best):
-            state.best = figures[metric]
+            state.best, state.stale = figures[metric], 0
             self._averaged().save(self.out / "best")
 
     def _snapshot(self) -> None:
@@ -301,6 +335,7 @@ class _Run:
             "seconds": state.seconds,
             "cpu_seconds": state.cpu_seconds,
             "best": state.best,
+            "stale": state.stale,
             "validated_at": state.validated_at,
             "snapshot_at": state.snapshot_at,
             "loader": self.loader.state_dict(),
@@ -338,6 +373,7 @@ class _Run:
         self.noise.generator.set_state(checkpoint.tensors["random.noise"])
         torch.set_rng_state(checkpoint.tensors["random.torch"])
         self.loader.load_state_dict(saved["loader"])
-        for name in (field.name for field in fields(Progress)):
-            setattr(self.progress, name, saved[name])
+        for field in fields(Progress):
+            # a counter of later versions is at its default
+            setattr(self.progress, field.name, saved.get(field.name, field.default))
         self._saved_step = self.progress.step

@@ -16,8 +16,9 @@ from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.model_config import TrustLimits
-from dao.models import CrystalModel, Generator, Predictor
+from dao.models import CrystalModel, Generator, Predictor, read_config
 from dao.networks.symmetry import SymmetryPrior
+from dao.property_model import PropertyPredictor
 from dao.symmetry_weights import load_symmetry
 
 ENERGY_STATE = ("energy_head.", "energy_mean", "energy_deviation", "error_head.")
@@ -114,6 +115,26 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
             raise InputError(f"initial_weights {source}: trained with another beta than this recipe's")
     copy_all_but(model, other, own)
     return history
+
+
+def load_initial_trunk(model: CrystalModel, source: Path | str, own: tuple[str, ...]) -> str:
+    """Give ``model`` the trunk, noise heads and lattice scalers of a predictor, or of another property's.
+
+    Returns what they were trained on, in words.
+
+    Args:
+        model: of the same network and process.
+        source: the weights.
+        own: beginnings of the names of what stays as it is.
+
+    Raises:
+        InputError: no such weights, or those of a generator.
+
+    """
+    is_property = isinstance(source, Path) and read_config(source).model == "property"
+    other = PropertyPredictor.load(source) if is_property else Predictor.load(source)
+    copy_all_but(model, other, own)
+    return f"{_history(other.config.training)} with label {other.config.label!r}"
 
 
 def load_initial_symmetry(model: SymmetryPrior, folder: Path) -> str:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from torch import nn
+
 from dao.crystal import CrystalBatch
 from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.store import PackedCrystals
@@ -61,6 +63,10 @@ class Task(ABC, Generic[M]):
     @abstractmethod
     def validate(self, model: M) -> dict[str, float]:
         """Validation figures, ``metric`` among them."""
+
+    def parameter_groups(self, model: M) -> list[tuple[list[nn.Parameter], float]]:
+        """What is trained, in groups, and each group's learning rate as a share of the recipe's."""
+        return [([parameter for parameter in model.parameters() if parameter.requires_grad], 1.0)]
 
     def better(self, value: float, other: float) -> bool:
         """Whether ``value`` is a better ``metric`` than ``other``."""

@@ -72,7 +72,7 @@ def _items(file: Path) -> Iterator[Item]:
             with reading(where, name):
                 if isinstance(record, InputError):
                     raise record
-                crystal = _crystal(record, name)
+                crystal = crystal_of_record(record, name)
         except InputError as error:
             yield Item.unreadable(where, stated, error)
             continue
@@ -153,7 +153,13 @@ def _stated_id(record: Any) -> str | None:  # noqa: ANN401 - JSON is anything
     return None
 
 
-def _crystal(record: Any, name: str) -> Crystal:  # noqa: ANN401 - JSON is anything
+def crystal_of_record(record: Any, name: str) -> Crystal:  # noqa: ANN401 - JSON is anything
+    """The crystal of one record, called ``name``.
+
+    Raises:
+        InputError: disordered, failed, or of neither form; what is malformed raises whatever it raises.
+
+    """
     structure = record.get("structure", record) if isinstance(record, dict) else record
     if not isinstance(structure, dict):
         raise InputError(f"no structure but {type(structure).__name__}")
