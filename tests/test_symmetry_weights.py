@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from symmetric_toys import tiny_symmetric_generator
 
 from dao.data.symmetry_batch import SymmetryLabel
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
+from dao.models import Generator
 from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_config import SymmetryPriorConfig
 from dao.networks.symmetry_search import propose
 from dao.symmetry_weights import load_symmetry, save_symmetry
+from dao.training.initial import give_symmetry
 
 LABELS = [SymmetryLabel(225, ((11, "a"), (17, "b"))), SymmetryLabel(221, ((17, "a"), (55, "b")))]
 
@@ -57,7 +61,7 @@ def test_half_precision_is_half_the_size(folder: Path, prior: SymmetryPrior, mem
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "generator"}, "'model' must be 'symmetry'"),
+        ({"model": "predictor"}, "'model' must be 'symmetry'"),
         ({"format_version": 2}, "format version 2, this code reads 1"),
         ({"symmetry": {"width": 17, "heads": 2}}, "symmetry: .*not a multiple"),
         ({"symmetry": {"width": "wide"}}, "symmetry.width: "),
@@ -71,6 +75,30 @@ def test_configurations_that_do_not_fit(folder: Path, changes: dict[str, object]
     with pytest.raises(InputError, match=message) as error:
         load_symmetry(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_generator_hands_out_its_prior(tmp_path: Path, prior: SymmetryPrior, memory: SymmetryMemory) -> None:
+    flow = tiny_symmetric_generator()
+    flow.save(tmp_path / "without")
+    with pytest.raises(InputError, match="without: this generator has no symmetry prior"):
+        load_symmetry(str(tmp_path / "without"))
+    model = Generator(replace(flow.config, symmetry=prior.config, training={"symmetry": {"data": "two crystals"}}))
+    give_symmetry(model, prior, memory)
+    model.save(tmp_path / "generator")
+    loaded, known, record = load_symmetry(str(tmp_path / "generator"))
+    assert not loaded.training
+    assert record == {"data": "two crystals"}
+    compositions = [{19: 1, 35: 1}, {8: 2, 22: 1}]
+    assert propose(loaded, compositions, 5, known) == propose(prior, compositions, 5, memory)
+
+
+def test_the_shipped_prior_has_a_name() -> None:
+    prior, memory, record = load_symmetry("small")
+    assert prior.config.width == 192
+    assert len(memory.labels) > 20_000
+    assert record["data"].startswith("mp20.parquet")
+    with pytest.raises(InputError, match="weights 'smal': neither shipped"):
+        load_symmetry("smal")
 
 
 def test_broken_files(folder: Path, tmp_path: Path) -> None:

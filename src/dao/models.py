@@ -148,7 +148,7 @@ class CrystalModel(nn.Module):
                 of model.
 
         """
-        folder = source if isinstance(source, Path) else _local_folder(resolve(source))
+        folder = source if isinstance(source, Path) else local_folder(resolve(source))
         config = read_config(folder)
         if config.model != cls.kind:
             raise InputError(f"{folder}: holds a {config.model}, and a {cls.kind} is needed")
@@ -318,7 +318,13 @@ class Predictor(CrystalModel):
         return differentiate(lambda moved: moved.num_atoms * self.energy(moved), batch)
 
 
-def _local_folder(source: Path | str) -> Path:
+def local_folder(source: Path | str) -> Path:
+    """What :func:`dao.weights.resolve` found as a folder; weights on the Hub are fetched.
+
+    Raises:
+        InputError: the Hub has none, or cannot be asked.
+
+    """
     if isinstance(source, Path):
         return source
     from huggingface_hub import snapshot_download

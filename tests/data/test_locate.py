@@ -34,4 +34,6 @@ def test_where_the_validation_file_is_looked_for(tmp_path: Path, monkeypatch: py
         assert validation_file("val.parquet", given) == data / "val.parquet"
     (shards / "val.parquet").touch()
     assert validation_file("val.parquet", shards) == shards / "val.parquet"
-    assert validation_file("other.parquet", data) == data
+    for given in (None, data, data / "train.parquet", shards):
+        with pytest.raises(InputError, match=r"other\.parquet: no such file \(--set data\.validation_file=FILE names"):
+            validation_file("other.parquet", given)

@@ -105,6 +105,20 @@ def test_build_list_and_predict(run: Run, tmp_path: Path) -> None:
     record, _ = json.loads(out)
     assert (record["source"], record["space_group"], record["count"]) == ("prototype", "Pm-3m", 0)
     assert list((tmp_path / "predictions" / "SrTiO3").glob("*.cif"))
+    two = (
+        "predict",
+        "NaCl",
+        "--sources",
+        "prototypes",
+        "--table",
+        "known.safetensors,aflow",
+        "--cells",
+        "1",
+        "--quiet",
+    )
+    first, second = run(*two), run(*two)
+    assert (first[0], first[1].count("Fm-3m")) == (0, 1)
+    assert second == first
     # an anonymous formula that the table does not have
     code, _, said = run("predict", "Li3N", *arguments)
     assert code == 3

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import tiny_predictor_recipe, toy_crystals, toy_energies, toy_splits, write_parquet
+from toys import tiny_predictor_recipe, toy_crystals, toy_energies, toy_splits, write_parquet, write_toml
 
+from dao.cli import main
 from dao.crystal import CrystalBatch
 from dao.data.store import PackedCrystals
 from dao.errors import InputError
@@ -184,6 +185,34 @@ def test_a_training_set_without_a_single_label_is_refused(fit: Fit, tmp_path: Pa
     write_parquet(source, toy_crystals(), e_above_hull=pa.array([None] * 50, pa.float32()))
     with pytest.raises(InputError, match="no crystal of the training set has a label 'e_above_hull'"):
         fit(source=source)
+
+
+def test_the_second_label_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_parquet(
+        tmp_path / "few.parquet", toy_crystals()[:8], split=["train"] * 8, band_gap=[0.5 * i for i in range(8)]
+    )
+    tree = tiny_predictor_recipe(label="band_gap", crystals=8, batch_size=4, energy={"auxiliary": "formation_energy"})
+    tree["data"] |= {"validation_file": "mp20.parquet"}
+    arguments = [
+        "train",
+        str(write_toml(tmp_path / "tiny.toml", tree)),
+        "--data",
+        str(tmp_path / "few.parquet"),
+        "--quiet",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "with")]) == 2
+    assert "lacks column 'formation_energy'" in capsys.readouterr().err
+    for number, nothing in enumerate(("", "none")):
+        out = tmp_path / f"without-{number}"
+        assert main([*arguments, "--out", str(out), "--set", f"energy.auxiliary={nothing}"]) == 0
+        assert Predictor.load(out / "last").config.auxiliary is None
+
+
+def test_a_missing_validation_file_is_named_with_its_key(fit: Fit) -> None:
+    changes: dict[str, Any] = {"validation": {"crystals": 3}, "data": {"validation_file": "mp20.parquet"}}
+    with pytest.raises(InputError, match=r"mp20\.parquet: no such file \(--set data\.validation_file=FILE"):
+        fit(**changes)
+    fit(crystals=16, **(changes | {"data": {"validation_file": "none"}}))
 
 
 def test_resuming_with_another_beta_is_refused(fit: Fit) -> None:

@@ -7,23 +7,30 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import run_folders
+import torch
 from run_folders import figures
-from toys import toy_crystals, write_parquet, write_toml
+from symmetric_toys import tiny_symmetric_generator
+from toys import tiny_recipe, toy_crystals, write_parquet, write_toml
 
 import dao.training.fit_symmetry
 from dao.cli import main
 from dao.data.symmetry_batch import SymmetryLabel
 from dao.errors import InputError
+from dao.models import Generator
+from dao.networks.symmetry import SymmetryPrior
 from dao.networks.symmetry_search import propose
-from dao.recipes.schema import SymmetryRecipe
+from dao.recipes.schema import Recipe, SymmetryRecipe
 from dao.symmetry_weights import load_symmetry, save_symmetry
 from dao.training.fit_symmetry import epoch_batches, train_symmetry
+from dao.training.initial import give_symmetry, load_initial_symmetry
+from dao.training.tasks import GeneratorTask, task_of
 
 EPOCHS, PER_EPOCH = 4, 5
 STEPS = EPOCHS * PER_EPOCH
@@ -112,6 +119,26 @@ def test_it_starts_from_other_weights(tmp_path: Path, toy_file: Path, unbroken: 
     assert after[2]["pretraining"] == f"{crystals:.2f} M crystals of {before[2]['data']}"
     with pytest.raises(InputError, match="trained with another width"):
         train(tmp_path / "wide", toy_file, initial_weights=str(unbroken / "last"), symmetry={"width": 32})
+
+
+def test_a_generator_s_prior_is_as_good(tmp_path: Path, toy_file: Path, unbroken: Path) -> None:
+    prior, memory, record = load_symmetry(unbroken / "last")
+    model = Generator(replace(tiny_symmetric_generator().config, symmetry=prior.config, training={"symmetry": record}))
+    give_symmetry(model, prior, memory)
+    folder = str(tmp_path / "generator")
+    model.save(Path(folder))
+    fresh = SymmetryPrior(prior.config)
+    assert load_initial_symmetry(fresh, folder) == load_initial_symmetry(
+        SymmetryPrior(prior.config), str(unbroken / "last")
+    )
+    assert all(torch.equal(value, prior.state_dict()[name]) for name, value in fresh.state_dict().items())
+    train(tmp_path / "prior", toy_file, initial_weights=folder, epochs=1)
+    first = float(figures(tmp_path / "prior" / "log.csv")[0]["loss"])
+    assert first < 0.8 * float(figures(unbroken / "log.csv")[0]["loss"])
+    task = task_of(Recipe.model_validate(tiny_recipe(symmetry_weights=folder)), toy_file)
+    assert isinstance(task, GeneratorTask)
+    assert task.symmetry is not None
+    assert task.symmetry[1].labels == memory.labels
 
 
 @pytest.mark.skipif("sys.platform == 'win32'")

@@ -17,15 +17,21 @@ def validation_file(name: str, given: Path | None) -> Path:
     """The file called ``name`` beside (or in) what was given for training; of shards, in the data folder.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file; says which keys of the recipe help.
 
     """
-    if given is None:
-        return training_file(name, None)
-    from dao.data.shards import shard_files
+    folder = data_folder() if given is None else given if given.is_dir() else given.parent
+    if given is not None and not (folder / name).is_file():
+        from dao.data.shards import shard_files
 
-    folder = given if given.is_dir() else given.parent
-    return training_file(name, None if shard_files(folder) and not (folder / name).is_file() else folder)
+        folder = data_folder() if shard_files(folder) else folder
+    path = folder / name
+    if not path.exists():
+        raise InputError(
+            f"validation data {path}: no such file (--set data.validation_file=FILE names another, "
+            "data.validation_file=none takes the training data's own split, validation.crystals=0 trains without)"
+        )
+    return path
 
 
 def training_file(name: str, given: Path | None) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +241,9 @@ class Walker:
         """What candidates depend on beside the samples, as JSON."""
         table = None if self.proposer is None else self.proposer.table.fingerprint
         relaxing = None if self.relaxing is None else asdict(self.relaxing)
+        # the fingerprint is that of all tables, joined
         return {
-            "sources": {**asdict(self.sources), "table": table, "also": None},
+            "sources": {**asdict(replace(self.sources, also=())), "table": table},
             "ranked_by": self.judge.note(),
             "relaxed_by": relaxing,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dao.errors import InputError
 from dao.model_config import Scale
@@ -14,6 +14,9 @@ from dao.processes.config import ProcessConfig, SamplerSettings, check_sampler
 
 ENERGIES = ("e_above_hull", "formation_energy")
 """Labels in eV/atom that rise with an elastic energy."""
+
+_Name = Annotated[str | None, BeforeValidator(lambda given: None if given in {"", "none"} else given)]
+"""Of a file or column; TOML has no null, so that an empty text or ``none`` stands for it."""
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -29,8 +32,9 @@ class DataRecipe(_Section):
     """File under ``$DAO_DATA`` (or the folder given by ``--data``)."""
     train_split: str = "train"
     validation_split: str = "val"
-    validation_file: str | None = None
-    """File that holds the validation split; None: the same file. Looked for beside the training data."""
+    validation_file: _Name = None
+    """File that holds the validation split, looked for beside the training data; None (``none``): the training data's
+    own split."""
     max_atoms: int = Field(default=20, ge=1)
 
 
@@ -111,8 +115,8 @@ class Recipe(_CrystalRecipe):
     task: Literal["generator"] = "generator"
     """Which kind of model; see also :class:`PredictorRecipe` and :class:`SymmetryRecipe`."""
     symmetry_weights: str | None = None
-    """Folder of a trained symmetry prior (``dao train mp20-symmetry``), for a symmetric process: saved with it, which
-    samples only with one. A relative path is looked for from where the command runs."""
+    """A trained symmetry prior (``dao train mp20-symmetry``) or a generator that has one: shipped name, folder (from
+    where the command runs) or Hub id. For a symmetric process: saved with it, which samples only with one."""
     sampler: SamplerSettings = SamplerSettings()
 
     @model_validator(mode="after")
@@ -143,8 +147,9 @@ class EnergyRecipe(_Section):
     """Show every crystal with its cell vectors in random order, and half of them inverted."""
     errors: bool = False
     """Learn to say how far off the energies of clean crystals are."""
-    auxiliary: str | None = None
-    """Column of a second label, eV/atom, that the network learns beside the first (e.g. ``formation_energy``)."""
+    auxiliary: _Name = None
+    """Column of a second label, eV/atom, that the network learns beside the first (e.g. ``formation_energy``); None
+    (``none``): no second label."""
     auxiliary_weight: float = Field(default=1.0, ge=0)
 
 
@@ -234,7 +239,8 @@ class SymmetryRecipe(_Section):
     """CPU threads; None leaves torch's choice."""
     data: DataRecipe = DataRecipe()
     initial_weights: str | None = None
-    """Start from the network in this folder of a trained prior instead of a random one; its memory stays there."""
+    """Start from the network of this prior (or of this generator's: shipped name, folder or Hub id) instead of a random
+    one; its memory is left behind."""
     symmetry: SymmetryPriorConfig = SymmetryPriorConfig()
     optimizer: SymmetryOptimizerRecipe = SymmetryOptimizerRecipe()
     validation: SymmetryValidationRecipe = SymmetryValidationRecipe()

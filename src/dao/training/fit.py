@@ -132,7 +132,7 @@ def train(
         note=tell,
     )
     validation_path = path
-    if recipe.data.validation_file is not None:
+    if recipe.data.validation_file is not None and recipe.validation.crystals > 0:
         validation_path = validation_file(recipe.data.validation_file, data)
     task = task_of(recipe, validation_path)
     task.check()

@@ -206,7 +206,7 @@ class _Run:
         self.model = SymmetryPrior(recipe.symmetry).train()
         self.pretraining = ""
         if recipe.initial_weights is not None:
-            self.pretraining = load_initial_symmetry(self.model, Path(recipe.initial_weights))
+            self.pretraining = load_initial_symmetry(self.model, recipe.initial_weights)
         parameters = list(self.model.parameters())
         groups = [
             {"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.optimizer.weight_decay},

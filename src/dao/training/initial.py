@@ -6,7 +6,6 @@ Shapes: M crystals.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,21 +136,23 @@ def load_initial_trunk(model: CrystalModel, source: Path | str, own: tuple[str, 
     return f"{_history(other.config.training)} with label {other.config.label!r}"
 
 
-def load_initial_symmetry(model: SymmetryPrior, folder: Path) -> str:
+def load_initial_symmetry(model: SymmetryPrior, source: str) -> str:
     """Copy the parameters of a trained prior into ``model``; returns what they were trained on, in words.
+
+    ``source`` is as :func:`dao.symmetry_weights.load_symmetry` takes it.
 
     Raises:
         InputError: no such weights, or weights of another size.
 
     """
-    other, _, record = load_symmetry(folder)
+    other, _, record = load_symmetry(source)
     wrong = [
         name
         for name in ("width", "encoder_blocks", "decoder_blocks", "heads")
         if getattr(other.config, name) != getattr(model.config, name)
     ]
     if wrong:
-        raise InputError(f"initial_weights {folder}: trained with another {wrong[0]} than this recipe's")
+        raise InputError(f"initial_weights {source}: trained with another {wrong[0]} than this recipe's")
     model.load_state_dict(other.state_dict())
     return _history(record)
 
@@ -159,4 +160,5 @@ def load_initial_symmetry(model: SymmetryPrior, folder: Path) -> str:
 def _history(record: dict[str, Any]) -> str:
     """What weights have been trained on, from their record."""
     before = f"{record['pretraining']}; then " if record.get("pretraining") else ""
-    return f"{before}{record.get('crystals_seen', 0) / 1e6:.2f} M crystals of {record.get('data', 'unknown data')}"
+    seen = f"{record['crystals_seen'] / 1e6:.2f} M crystals of " if "crystals_seen" in record else ""
+    return f"{before}{seen}{record.get('data', 'unknown data')}"

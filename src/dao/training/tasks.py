@@ -87,7 +87,7 @@ class GeneratorTask(Task[Generator]):
 
         """
         self.recipe, self.validation_file = recipe, validation_file
-        self.symmetry = None if recipe.symmetry_weights is None else load_symmetry(Path(recipe.symmetry_weights))[:2]
+        self.symmetry = None if recipe.symmetry_weights is None else load_symmetry(recipe.symmetry_weights)[:2]
 
     def check(self) -> None:
         """Read the validation crystals; a symmetric process samples only with a prior."""
@@ -97,7 +97,8 @@ class GeneratorTask(Task[Generator]):
         if recipe.process.kind == "symmetric_flow" and recipe.symmetry_weights is None:
             raise InputError(
                 f"recipe {recipe.name}: validation needs a symmetry prior: train it (dao train mp20-symmetry) and give "
-                "it by --set symmetry_weights=FOLDER, or train without validation (--set validation.crystals=0)"
+                "it by --set symmetry_weights=FOLDER (symmetry_weights=small is the shipped one), or train without "
+                "validation (--set validation.crystals=0)"
             )
         fixed_subset(self.validation_file, recipe.data, recipe.validation)
 
