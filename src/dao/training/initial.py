@@ -6,6 +6,7 @@ Shapes: M crystals.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
