@@ -75,17 +75,23 @@ class InvariantAttention(nn.Module):
 
 
 class GatedResidual(nn.Module):
-    """alpha x + (1 - alpha) y with one learned alpha per node (paper eq. 7)."""
+    """alpha x + (1 - alpha) y with one learned alpha per node (paper eq. 7).
 
-    def __init__(self, width: int) -> None:
+    The paper's gate reads x and y as they are. Nothing holds their norm, and where it grows the sigmoid saturates: alpha
+    is 1, the sublayer is skipped, and no gradient ever brings it back. ``normalized`` reads them at unit variance.
+    """
+
+    def __init__(self, width: int, *, normalized: bool = False) -> None:
         super().__init__()
         self.gate = nn.Linear(3 * width, 1, bias=False)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False) if normalized else None
 
     def forward(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Mix the sublayer's output ``y`` into its input ``x``."""
         # the map of (x, y, x - y) is one map of x plus one of y: no concatenation
         w_x, w_y, w_difference = self.gate.weight.chunk(3, dim=-1)
-        logit = functional.linear(x, w_x + w_difference) + functional.linear(y, w_y - w_difference)
+        read_x, read_y = (x, y) if self.norm is None else (self.norm(x), self.norm(y))
+        logit = functional.linear(read_x, w_x + w_difference) + functional.linear(read_y, w_y - w_difference)
         return torch.lerp(y, x, torch.sigmoid(logit).to(x.dtype))
 
 
@@ -98,10 +104,10 @@ class CrysformerBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = InvariantAttention(width, config.heads, config.frequencies)
         self.contact = ContactConvolution(width, config.contacts) if config.contacts else None
-        self.attention_residual = GatedResidual(width)
+        self.attention_residual = GatedResidual(width, normalized=config.gate == "normalized")
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.feed_forward_residual = GatedResidual(width)
+        self.feed_forward_residual = GatedResidual(width, normalized=config.gate == "normalized")
         self.modulation = nn.Linear(width, 4 * width) if config.conditioning == "scale_shift" else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
