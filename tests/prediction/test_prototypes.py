@@ -9,11 +9,13 @@ import pytest
 from symmetric_toys import KINDS, assert_has_operations, disguised, symmetric_crystal
 from toys import toy, toy_crystals
 
-from dao.crystal import Crystal
+from dao.crystal import DEFAULT_LIMITS, Crystal
 from dao.data.store import pack_crystals
 from dao.elements import ATOMIC_NUMBERS
 from dao.errors import InputError
 from dao.evaluation.matching import rms_distance
+from dao.geometry.cells import min_distance
+from dao.prediction.proposals import proposed
 from dao.prediction.prototype_build import build_table
 from dao.prediction.prototype_grid import GRID, LENGTH_STEP, PERIOD, to_grid
 from dao.prediction.prototype_table import PrototypeTable, commonest
@@ -240,6 +242,15 @@ def test_tables_are_joined() -> None:
     assert sorted(known[1]) == pytest.approx([5.5**3 / 4, 6.5**3 / 4, 7.0**3 / 4], rel=1e-3)
     fluorite, *_ = Proposer.of(both).propose(numbers("Ca", "F", "F"), 5)
     assert (fluorite.space_group, fluorite.distance) == (225, 0.0)
+
+
+def test_what_is_no_crystal_is_not_proposed() -> None:
+    """The grid of a shipped table can put atoms of a long cell on top of each other."""
+    pile = Crystal([30, 16], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.05]], np.diag([3.5, 3.8, 6.0]), "pile")
+    proposer = Proposer.of(table_of(pile, toy("zincblende", ("Zn", "S"), 5.4, "ZnS")))
+    elements = numbers("Zn", "S")
+    assert min(min_distance(one.crystal) for one in proposer.propose(elements, 5)) < DEFAULT_LIMITS.min_distance
+    assert [one.space_group_number for one in proposed(proposer, "ZnS", {1: elements}, 5)] == [216]
 
 
 def test_tables_of_the_first_format_are_refused(toys: PrototypeTable, tmp_path: Path) -> None:

@@ -73,6 +73,14 @@ def test_what_is_not_known_counts_as_average() -> None:
     np.testing.assert_allclose(own.score(table), [0.2, 0.0, 3.0])
 
 
+def test_of_several_cell_sizes_the_smaller_is_no_merit() -> None:
+    """A larger candidate that samples of a smaller cell were found to be is as if its own size had been asked for."""
+    found = generated()
+    made = ranker(**{"smaller than asked for": -2.0})
+    asked = [replace(one, asked_atoms=atoms) for one, atoms in zip(found, (1, 2, 4), strict=True)]
+    np.testing.assert_allclose(made.scores(asked), [0.5, 0.5, 0.5 - 2.0 * math.log(2.0)])
+
+
 def test_equal_scores_leave_the_order() -> None:
     found = generated()
     assert [one.count for one in ranker(found=1.0).rank(found)] == [3, 2, 1]

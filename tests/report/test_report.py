@@ -16,6 +16,7 @@ from toys import toy
 
 from dao.crystal import Crystal
 from dao.prediction.files import cif_text
+from dao.prediction.novelty import Novelty
 from dao.prediction.ranking import Candidate, rank_by_recurrence, with_energies
 from dao.report import results
 from dao.report.contents import Report, Walk, general_warnings, significant, warnings_of
@@ -148,6 +149,19 @@ def test_the_table_is_complete_and_its_cifs_are_the_candidates() -> None:
         assert exact.fit(Structure.from_str(base64.b64decode(coded).decode(), fmt="cif"), candidate.structure)
 
 
+def test_how_new_a_candidate_is() -> None:
+    near, far = Novelty("known kind", "KCl", 225, 0.0123), Novelty("new arrangement")
+    known = [replace(one, novelty=new) for one, new in zip(TWO, (near, far), strict=True)]
+    found = Page(page(Report(formula="NaCl", candidates=known)))
+    place = [text.strip() for text in found.rows[0]].index("Novelty")
+    said = [row[place].strip() for row in found.rows[1:] if len(row) == len(found.rows[0])]
+    assert said == [
+        "known kind, nearest KCl (difference 0.012)",
+        "new arrangement, no known crystal has these counts of atoms",
+    ]
+    assert "Novelty" not in [text.strip() for text in Page(page(Report(formula="NaCl", candidates=TWO))).rows[0]]
+
+
 def test_hostile_text_stays_text() -> None:
     named = [replace(one, formula=HOSTILE, source=HOSTILE) for one in TWO]
     report = Report(
@@ -194,6 +208,8 @@ def test_warnings() -> None:
     assert warnings_of(plain, TWO[0]) == [
         "Its primitive cell has 2 atoms; the generator was trained on cells of at most 1."
     ]
+    # that says nothing of what prototypes propose
+    assert warnings_of(plain, replace(TWO[0], source="prototype")) == []
     rare = Report(formula="NaCl", candidates=candidates(ROCKSALT, CSCL))
     assert "No structure stands out: the most frequent was found in 1 of 20 samples." in " ".join(
         general_warnings(rare)

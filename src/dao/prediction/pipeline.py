@@ -240,10 +240,14 @@ class Walker:
     def record(self) -> dict[str, Any]:
         """What candidates depend on beside the samples, as JSON."""
         table = None if self.proposer is None else self.proposer.table.fingerprint
-        relaxing = None if self.relaxing is None else asdict(self.relaxing)
+        relaxing = None
+        if self.relaxing is not None and self.relaxer is not None:
+            relaxing = {**asdict(self.relaxing), "by": self.relaxer.name}
         # the fingerprint is that of all tables, joined
         return {
             "sources": {**asdict(replace(self.sources, also=())), "table": table},
             "ranked_by": self.judge.note(),
+            # its energies are shown whatever ranks
+            "predictor": None if self.judge.ranker is None else self.judge.ranker.fingerprint,
             "relaxed_by": relaxing,
         }

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from dao.crystal import Crystal
+from dao.crystal import DEFAULT_LIMITS, Crystal
 from dao.errors import InputError
-from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
+from dao.geometry.cells import SYMPREC, min_distance, niggli_reduce, space_group, symmetrize
 from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
@@ -59,7 +59,8 @@ def proposed(
         return len(cells[item[0]]) > usual
 
     asked = {larger: [one for one in found if is_larger(one) == larger][: SPARE * room[larger]] for larger in room}
-    found = sorted((one for own in asked.values() for one in own), key=lambda item: item[1].distance)
+    found = [one for own in asked.values() for one in own if _is_crystal(one[1])]
+    found.sort(key=lambda item: item[1].distance)
     readings = [_read(one) for _, one in found]
     # at the tolerances that make two samples one crystal, many tilts and distortions are one too
     kept: list[list[int]] = []
@@ -121,6 +122,14 @@ def _total_votes(
         for numbers in cells.values()
     ]
     return np.asarray(np.sum(own, axis=0), dtype=np.float64)
+
+
+def _is_crystal(proposal: Proposal) -> bool:
+    """Whether no atoms lie on top of each other: tables keep coordinates on a grid, which is coarse in long cells."""
+    try:
+        return min_distance(proposal.crystal) >= DEFAULT_LIMITS.min_distance
+    except InputError:
+        return False
 
 
 def _read(proposal: Proposal) -> Reading:

@@ -95,8 +95,9 @@ def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[st
         "volume off the usual": np.clip(np.abs(volume - usual), 0.0, 1.0),
         "log symmetry": np.log(_column(candidates, lambda one: len(operations(one.space_group_number)[0]))),
         "no symmetry": _column(candidates, lambda one: one.space_group_number <= 2),
+        # among several cell sizes a smaller one may have found it too; the weights were fitted to lists of one size
         "smaller than asked for": np.log(
-            _column(candidates, lambda one: (one.asked_atoms or one.num_atoms) / one.num_atoms)
+            _column(candidates, lambda one: max(one.asked_atoms or 0, one.num_atoms) / one.num_atoms)
         ),
         "closest contact": _column(candidates, lambda one: _contact(one, atomic_volumes)),
     }

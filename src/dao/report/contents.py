@@ -111,13 +111,10 @@ def general_warnings(report: Report) -> list[str]:
     """What a reader should know before trusting any of the candidates."""
     found = [PROPOSALS]
     if not report.candidates:
-        return [*found, "No sample was a crystal: there is nothing to show."]
+        return [*found, "Nothing was found that is a crystal: there is nothing to show."]
     best = report.candidates[0]
-    if not has_energies(report.candidates):
-        found.append(
-            "No energies: the order follows how often each structure was found, which says what the model finds "
-            "likely, not what is stable."
-        )
+    if not has_energies(report.candidates) and best.energy is None:
+        found.append("No energies: the order says what is likely from known crystals and samples, not what is stable.")
     sampled = [one.count for one in report.candidates if one.source != "prototype"]
     if sampled and max(sampled) < max(2.0, RARE * best.samples):
         found.append(
@@ -150,9 +147,10 @@ def _indistinguishable(candidates: Sequence[Candidate]) -> int:
 def warnings_of(report: Report, candidate: Candidate) -> list[str]:
     """What speaks against this candidate."""
     found = []
-    if candidate.source != "prototype" and candidate.count == 1 and candidate.samples > 1:
+    of_generator = candidate.source != "prototype"
+    if of_generator and candidate.count == 1 and candidate.samples > 1:
         found.append(f"Found only once in {candidate.samples} samples.")
-    if report.trained_atoms is not None and candidate.num_atoms > report.trained_atoms:
+    if of_generator and report.trained_atoms is not None and candidate.num_atoms > report.trained_atoms:
         found.append(
             f"Its primitive cell has {candidate.num_atoms} atoms; the generator was trained on cells of at most "
             f"{report.trained_atoms}."

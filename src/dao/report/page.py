@@ -21,6 +21,7 @@ import numpy.typing as npt
 from dao.crystal import Crystal
 from dao.elements import SYMBOLS
 from dao.prediction.files import cif_name
+from dao.prediction.novelty import Novelty
 from dao.prediction.ranking import Candidate
 from dao.report.contents import (
     CONFIDENCE,
@@ -81,6 +82,7 @@ def render(
         warnings=general_warnings(report),
         confidences=any(one.confidence is not None for one in report.candidates),
         confidence_means=CONFIDENCE,
+        known=any(one.novelty is not None for one in report.candidates),
         energies=has_energies(report.candidates),
         errors=any(one.e_above_hull_error is not None for one in report.candidates),
         peaks=[(_title(one), _strongest(patterns[one.rank])) for one in report.candidates if one.rank in patterns],
@@ -137,12 +139,20 @@ def _row(report: Report, candidate: Candidate, cell: Crystal, cif: str) -> dict[
         "energy": energy_text(candidate) or "none",
         "found": f"{candidate.count} of {candidate.samples}",
         "source": candidate.source,
+        "known": "" if candidate.novelty is None else _known(candidate.novelty),
         "lengths": ", ".join(map(significant, lengths)),
         "angles": ", ".join(map(significant, angles)),
         "cif_name": cif_name(candidate),
         "cif": base64.b64encode(cif.encode()).decode(),
         "warnings": warnings_of(report, candidate),
     }
+
+
+def _known(novelty: Novelty) -> str:
+    """How new it is, and what known crystal is nearest."""
+    if novelty.like is None:
+        return f"{novelty.reading}, no known crystal has these counts of atoms"
+    return f"{novelty.reading}, nearest {novelty.like} (difference {significant(novelty.distance, 2)})"
 
 
 def _parameters(crystal: Crystal) -> tuple[list[float], list[float]]:

@@ -54,7 +54,7 @@ def report_on(result: FormulaResult, *, figures: bool = True) -> Path:
         formula=result.composition.reduced_formula,
         candidates=best,
         settings=_settings(result),
-        ranked_by=result.judge.note(),
+        ranked_by=_ranked_by(result),
         trained_atoms=trained,
         doubts=_doubts(result.judge.ranker, best),
         discarded=sum(one.crystal is None for one in result.samples),
@@ -109,6 +109,14 @@ def _caption(candidate: Candidate) -> str:
     return f"{candidate.rank}  {pretty_space_group(candidate.space_group)}\n{said}"
 
 
+def _ranked_by(result: FormulaResult) -> str:
+    """In words; what a potential has relaxed stands first, by its energies."""
+    relaxed = [one.energy_by for one in result.candidates if one.energy_by is not None]
+    if not relaxed:
+        return result.judge.note()
+    return f"energy after relaxation by {relaxed[0]} (the first {len(relaxed)}), the others by {result.judge.note()}"
+
+
 def _settings(result: FormulaResult) -> dict[str, str]:
     model, settings, judge = result.model, result.settings, result.judge
     units = sorted(set(result.plan.values()))
@@ -128,7 +136,7 @@ def _settings(result: FormulaResult) -> dict[str, str]:
     times = in_words(so_far())
     return said | {
         "Predictor": "none" if judge.ranker is None else f"{judge.ranker.config.name} ({judge.ranker.fingerprint})",
-        "Ranked by": judge.note(),
+        "Ranked by": _ranked_by(result),
         "Guidance": "none" if judge.guidance is None else f"strength {judge.guidance.strength:g}",
         "Software": f"DAO {dao.__version__}",
         "Sources": ", ".join(sources) or "none",
