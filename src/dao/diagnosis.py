@@ -104,9 +104,10 @@ def _machine() -> Iterator[Finding]:
     import torch
 
     threads = torch.get_num_threads()
-    text = f"{cores()} cores, torch uses {threads} thread{'' if threads == 1 else 's'}"
-    if threads > cores():
-        yield Finding("processor", "warn", text, f"set OMP_NUM_THREADS={cores()}: more threads than cores are slow")
+    available = cores()
+    text = f"{available} core{'' if available == 1 else 's'}, torch uses {threads} thread{'' if threads == 1 else 's'}"
+    if threads > available:
+        yield Finding("processor", "warn", text, f"set OMP_NUM_THREADS={available}: more threads than cores are slow")
     else:
         yield Finding("processor", "ok", text)
     known = memory()
