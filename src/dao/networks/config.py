@@ -40,7 +40,7 @@ class CrysformerConfig:
     wyckoff_positions: bool = False
     """Add a learned vector for each atom's Wyckoff position; the space group is then always given, never predicted."""
     gate: Literal["raw", "normalized"] = "raw"
-    """What the gates of the residuals read: x and y as they are (paper), or at unit variance, which keeps them alive."""
+    """What the residuals' gates read: x and y as they are (paper), or at unit variance, which keeps them alive."""
     contacts: int = 0
     """Radial functions of the distances to periodic neighbours, by which atoms also exchange messages; 0: none."""
 

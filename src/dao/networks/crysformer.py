@@ -77,8 +77,8 @@ class InvariantAttention(nn.Module):
 class GatedResidual(nn.Module):
     """alpha x + (1 - alpha) y with one learned alpha per node (paper eq. 7).
 
-    The paper's gate reads x and y as they are. Nothing holds their norm, and where it grows the sigmoid saturates: alpha
-    is 1, the sublayer is skipped, and no gradient ever brings it back. ``normalized`` reads them at unit variance.
+    The paper's gate reads x and y as they are. Nothing holds their norm, and where it grows the sigmoid saturates:
+    alpha is 1, the sublayer is skipped, and no gradient ever brings it back. ``normalized``: at unit variance.
     """
 
     def __init__(self, width: int, *, normalized: bool = False) -> None:
