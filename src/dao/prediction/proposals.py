@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dao.crystal import Crystal
 from dao.errors import InputError
-from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
+from dao.geometry.cells import SYMPREC, min_distance, niggli_reduce, space_group, symmetrize
 from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
@@ -22,6 +22,10 @@ from dao.prediction.ranking import Candidate, Reading, same_crystals, scaled
 
 SPARE = 2
 """Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
+
+CLOSEST = 0.5
+"""A between the nearest atoms: proposals below it are dropped. Free coordinates, averaged and rounded in a table, can put
+two atoms of a long cell on one place; no reader takes such a file, and no structure is valid below it (CDVAE)."""
 
 LARGER = 4
 """For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
@@ -59,7 +63,8 @@ def proposed(
         return len(cells[item[0]]) > usual
 
     asked = {larger: [one for one in found if is_larger(one) == larger][: SPARE * room[larger]] for larger in room}
-    found = sorted((one for own in asked.values() for one in own), key=lambda item: item[1].distance)
+    apart = (one for own in asked.values() for one in own if min_distance(one[1].crystal) >= CLOSEST)
+    found = sorted(apart, key=lambda item: item[1].distance)
     readings = [_read(one) for _, one in found]
     # at the tolerances that make two samples one crystal, many tilts and distortions are one too
     kept: list[list[int]] = []
