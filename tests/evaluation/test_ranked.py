@@ -121,7 +121,7 @@ def test_ranking_by_energy(tmp_path: Path, workers: int) -> None:
 def test_rankings_by_another_predictor_are_refused(tmp_path: Path) -> None:
     by = judging(tmp_path)
     assert by.ranking() == by
-    assert replace(by, rank=None).ranking() == replace(by, rank="both")
+    assert replace(by, rank=None).ranking() == replace(by, rank="learned")
     assert replace(by, guidance=2.0, target=0.1).ranking() == by
     assert replace(by, rank="recurrence").ranking() is None
     assert Judging(rank="recurrence").ranking() is None

@@ -13,6 +13,7 @@ from toys import toy_crystals
 from dao.crystal import Crystal
 from dao.data.store import pack_crystals
 from dao.errors import InputError
+from dao.geometry.cells import min_distance
 from dao.prediction import proposals
 from dao.prediction.composition import parse_formula, prototype_cells
 from dao.prediction.proposals import proposed
@@ -83,3 +84,14 @@ def test_larger_cells_take_no_place_of_the_others(monkeypatch: pytest.MonkeyPatc
     # where nothing smaller can be, these are the usual ones
     (only,) = proposed(proposer, "KBr", {5: cells[5]}, 1)
     assert (only.num_atoms, only.rank) == (10, 1)
+
+
+def test_atoms_on_one_place_are_not_proposed() -> None:
+    """As an averaged and rounded table had it for MgO in a cell of 44 atoms: no reader takes such a CIF."""
+    apart = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+    good = Crystal([3, 9], apart, np.diag([3.0, 3.1, 3.2]), "good")
+    bad = Crystal([3, 9], 0.02 * apart, np.diag([3.0, 3.1, 7.2]), "bad")
+    proposer = Proposer(build_table(pack_crystals([good, bad]), {"source": "toys"}))
+    assert len(proposer.propose([3, 9], 5)) == 2
+    (only,) = proposed(proposer, "LiF", {1: [3, 9]}, 5)
+    assert min_distance(only.crystal) > 2.0

@@ -182,7 +182,8 @@ class Supervisor:
     async def _work(self) -> None:
         while True:
             # before there is a job, so that the next one need not wait for it
-            await self._ensure_worker()
+            with contextlib.suppress(OSError):  # no process to be had: the job will try again, and say so
+                await self._ensure_worker()
             while not self._waiting:
                 self._arrival.clear()
                 await self._arrival.wait()

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from dao.crystal import DEFAULT_LIMITS, Crystal
+from dao.crystal import Crystal
 from dao.errors import InputError
-from dao.geometry.cells import SYMPREC, min_distance, niggli_reduce, space_group, symmetrize
+from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
 from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
@@ -22,6 +22,10 @@ from dao.prediction.ranking import Candidate, Reading, same_crystals, scaled
 
 SPARE = 2
 """Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
+
+CLOSEST = 0.63
+"""Distance of two atoms over the sum of their covalent radii below which a proposal is dropped: coordinates that were
+averaged and rounded can bring atoms of a long cell together. No one of 2,500 MP-20 validation crystals is below 0.64."""
 
 LARGER = 4
 """For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
@@ -125,11 +129,13 @@ def _total_votes(
 
 
 def _is_crystal(proposal: Proposal) -> bool:
-    """Whether no atoms lie on top of each other: tables keep coordinates on a grid, which is coarse in long cells."""
-    try:
-        return min_distance(proposal.crystal) >= DEFAULT_LIMITS.min_distance
-    except InputError:
-        return False
+    """Whether no atoms are too close: tables keep coordinates on a grid, which is coarse in long cells."""
+    from ase.data import covalent_radii
+
+    radii = covalent_radii[proposal.crystal.atomic_numbers]
+    distances = np.array(proposal.crystal.to_structure().distance_matrix)
+    np.fill_diagonal(distances, np.inf)
+    return bool((distances >= CLOSEST * (radii[:, None] + radii)).all())
 
 
 def _read(proposal: Proposal) -> Reading:

@@ -65,12 +65,20 @@ def _places(values: Floats) -> Floats:
     return places
 
 
-def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[str, Floats]:
+def asked_size(candidate: Candidate) -> int:
+    """Atoms of the cell in which a candidate was asked for."""
+    return candidate.asked_atoms or candidate.num_atoms
+
+
+def features(
+    candidates: Sequence[Candidate], atomic_volumes: Floats, num_atoms: int | None = None
+) -> dict[str, Floats]:
     """(C,) values of each feature by name, nan where unknown.
 
     Args:
         candidates: C of one composition, of any source, at least one.
         atomic_volumes: (E,) A^3 per element, by atomic number.
+        num_atoms: of the cell in question; default the largest in which any was asked for.
 
     """
     marks = neighbourhoods([one.crystal for one in candidates])
@@ -102,7 +110,7 @@ def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[st
         "closest contact": _column(candidates, lambda one: _contact(one, atomic_volumes)),
     }
     of_all = {
-        "log atoms": math.log(max(one.asked_atoms or one.num_atoms for one in candidates)),
+        "log atoms": math.log(num_atoms or max(map(asked_size, candidates))),
         "elements": float(len(candidates[0].crystal.counts)),
         "log candidates": math.log(len(candidates)),
     }
@@ -218,9 +226,12 @@ class Ranker:
     atomic_volumes: Floats
     record: dict[str, Any]
 
-    def scores(self, candidates: Sequence[Candidate]) -> Floats:
-        """(C,) logit of each candidate's probability to match the known crystal at the benchmark's tolerances."""
-        known = features(candidates, self.atomic_volumes)
+    def scores(self, candidates: Sequence[Candidate], num_atoms: int | None = None) -> Floats:
+        """(C,) logit of each candidate's probability to match the known crystal at the benchmark's tolerances.
+
+        ``num_atoms`` is of the cell in question; it moves all of them alike.
+        """
+        known = features(candidates, self.atomic_volumes, num_atoms)
         return self.weights[situation(candidates)].score(np.stack([known[name] for name in self.names], axis=1))
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -228,6 +239,10 @@ class Ranker:
         if not candidates:
             return []
         scores = np.clip(self.scores(candidates), -30.0, 30.0)
+        if len({asked_size(one) for one in candidates}) > 1:
+            # trained on lists of one cell size: of several, that of the likeliest counts
+            likeliest = candidates[int(scores.argmax())]
+            scores = np.clip(self.scores(candidates, asked_size(likeliest)), -30.0, 30.0)
         order = np.argsort(-np.round(scores, SAME_SCORE), kind="stable").tolist()
         confidence = 1.0 / (1.0 + np.exp(-scores))
         return [

@@ -64,6 +64,14 @@ def report_on(result: FormulaResult, *, figures: bool = True) -> Path:
     return result.folder / PAGE
 
 
+def _drawn(candidate: Candidate, cif: str) -> Crystal:
+    """Of a sample with atoms on one place, pymatgen reads no CIF: its own cell then, rather than no report."""
+    try:
+        return drawn_cell(cif)
+    except ValueError:
+        return candidate.crystal
+
+
 def write_report(folder: Path, report: Report, *, figures: bool = True) -> None:
     """Write the page, and the ``figures`` if asked, into a formula's folder.
 
@@ -72,7 +80,7 @@ def write_report(folder: Path, report: Report, *, figures: bool = True) -> None:
 
     """
     cifs = {one.rank: cif_text(one) for one in report.candidates}
-    cells = {rank: drawn_cell(text) for rank, text in cifs.items()}
+    cells = {one.rank: _drawn(one, cifs[one.rank]) for one in report.candidates}
     shown = report.candidates[:SHOWN]
     patterns = {one.rank: powder_pattern(cells[one.rank]) for one in shown}
     walk = [] if report.walk is None else scenes(report.walk.states)
