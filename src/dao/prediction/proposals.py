@@ -25,7 +25,7 @@ SPARE = 2
 
 CLOSEST = 0.63
 """Distance of two atoms over the sum of their covalent radii below which a proposal is dropped: coordinates that were
-averaged and rounded can bring atoms of a long cell together. No one of 2,500 MP-20 validation crystals is below 0.64."""
+averaged and rounded can bring atoms of a long cell together. None of 2,500 MP-20 validation crystals is below 0.64."""
 
 LARGER = 4
 """For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
