@@ -151,8 +151,8 @@ def _row(report: Report, candidate: Candidate, cell: Crystal, cif: str) -> dict[
 def _known(novelty: Novelty) -> str:
     """How new it is, and what known crystal is nearest."""
     if novelty.like is None:
-        return f"{novelty.reading}, no known crystal has these counts of atoms"
-    return f"{novelty.reading}, nearest {novelty.like} (difference {significant(novelty.distance, 2)})"
+        return f"{novelty.reading.capitalize()}, no known crystal has these counts of atoms"
+    return f"{novelty.reading.capitalize()}, nearest {novelty.like} (difference {novelty.distance:.2f})"
 
 
 def _parameters(crystal: Crystal) -> tuple[list[float], list[float]]:
