@@ -91,7 +91,7 @@ def test_atoms_on_one_place_are_not_proposed() -> None:
     apart = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
     good = Crystal([3, 9], apart, np.diag([3.0, 3.1, 3.2]), "good")
     bad = Crystal([3, 9], 0.02 * apart, np.diag([3.0, 3.1, 7.2]), "bad")
-    proposer = Proposer(build_table(pack_crystals([good, bad]), {"source": "toys"}))
+    proposer = Proposer.of(build_table(pack_crystals([good, bad]), {"source": "toys"}))
     assert len(proposer.propose([3, 9], 5)) == 2
     (only,) = proposed(proposer, "LiF", {1: [3, 9]}, 5)
     assert min_distance(only.crystal) > 2.0
