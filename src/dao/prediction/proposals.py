@@ -24,8 +24,8 @@ SPARE = 2
 """Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
 
 CLOSEST = 0.5
-"""A between the nearest atoms: proposals below it are dropped. Free coordinates, averaged and rounded in a table, can put
-two atoms of a long cell on one place; no reader takes such a file, and no structure is valid below it (CDVAE)."""
+"""A between the nearest atoms: proposals below it are dropped. Free coordinates, averaged and rounded in a table, can
+put two atoms of a long cell on one place; no reader takes such a file, and no structure is valid below it (CDVAE)."""
 
 LARGER = 4
 """For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
