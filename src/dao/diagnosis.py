@@ -201,7 +201,7 @@ def _extras() -> Iterator[Finding]:
         missing = [package for package, number in numbers.items() if number is None]
         purpose = f"needed only for {PURPOSES[extra]}" if extra in PURPOSES else "optional"
         if missing:
-            text = f"not installed; {purpose}: pip install 'dao-crystal[{extra}]'"
+            text = f"not installed; {purpose}: pip install '.[{extra}]' in the folder of DAO"
         else:
             text = ", ".join(f"{package} {number}" for package, number in numbers.items())
         yield Finding(f"extra {extra}", "ok", text)

@@ -73,7 +73,7 @@ def test_bad_options_are_one_line(run: Run, tmp_path: Path, arguments: list[str]
 
 def test_without_the_framework_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_run, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'dao-crystal\[serve\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[serve\]'"):
         require_server()
 
 

@@ -494,7 +494,7 @@ def test_the_materials_project(
     monkeypatch.delenv("MP_API_KEY", raising=False)
     out = tmp_path / "out"
     assert run(["mp"], out)[0] == 2
-    assert "pip install 'dao-crystal[mp]'" in capsys.readouterr().err
+    assert "pip install '.[mp]'" in capsys.readouterr().err
     stub_of_mp_api(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert run(["mp"], out)[0] == 2

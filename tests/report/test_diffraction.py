@@ -14,7 +14,7 @@ from dao.report.diffraction import Peak, powder_pattern, require_diffraction
 
 def test_without_pymatgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(diffraction, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"need pymatgen: pip install 'dao-crystal\[report\]'"):
+    with pytest.raises(InputError, match=r"need pymatgen: pip install '\.\[report\]'"):
         require_diffraction()
     # before anything is generated or written
     assert main(["predict", "NaCl", "--report"]) == 2

@@ -27,7 +27,7 @@ def require_server() -> None:
 
     """
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise InputError("the web page needs starlette and uvicorn: pip install 'dao-crystal[serve]'")
+        raise InputError("the web page needs starlette and uvicorn: pip install '.[serve]' in the folder of DAO")
 
 
 def worker_command(predicting: Predicting) -> list[str]:

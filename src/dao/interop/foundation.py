@@ -125,4 +125,4 @@ def calculator(name: str, device: str = "cpu") -> Calculator:
 
 
 def _install(name: str, found: Foundation) -> str:
-    return "pip install 'dao-crystal[chgnet]'" if name == "chgnet" else f"pip install {found.package}"
+    return "pip install '.[chgnet]' in the folder of DAO" if name == "chgnet" else f"pip install {found.package}"

@@ -1,4 +1,4 @@
-"""DAO-P as a model of torch-sim (``pip install 'dao-crystal[torch-sim]'``).
+"""DAO-P as a model of torch-sim (``pip install '.[torch-sim]'``).
 
 Shapes: B systems, A atoms of all of them, N atoms (padded).
 """

@@ -38,7 +38,7 @@ def require_diffraction() -> None:
     except ModuleNotFoundError:
         found = False
     if not found:
-        raise InputError("the report's X-ray patterns need pymatgen: pip install 'dao-crystal[report]'")
+        raise InputError("the report's X-ray patterns need pymatgen: pip install '.[report]' in the folder of DAO")
 
 
 def powder_pattern(crystal: Crystal) -> list[Peak]:

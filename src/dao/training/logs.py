@@ -24,7 +24,7 @@ def check_tensorboard() -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
-        raise InputError("record.tensorboard needs TensorBoard: pip install 'dao-crystal[train]'") from None
+        raise InputError("record.tensorboard needs TensorBoard: pip install '.[train]' in the folder of DAO") from None
 
 
 @final

@@ -36,7 +36,9 @@ class MaterialsProject:
 
         """
         if find_spec("mp_api") is None:
-            raise InputError(f"--source {name}: needs the Materials Project's client (pip install 'dao-crystal[mp]')")
+            raise InputError(
+                f"--source {name}: needs the Materials Project's client (pip install '.[mp]' in the folder of DAO)"
+            )
         key = os.environ.get(KEY, "")
         if not key:
             raise InputError(f"--source {name}: needs an API key of the Materials Project in the environment as {KEY}")
