@@ -27,6 +27,7 @@ from dao.constants import MAX_ATOMIC_NUMBER
 from dao.errors import InputError
 from dao.geometry.cells import min_distance
 from dao.geometry.wyckoff import operations
+from dao.prediction.files import write_text
 from dao.prediction.ranking import Candidate, neighbourhoods
 
 Floats = npt.NDArray[np.float64]
@@ -38,6 +39,9 @@ ALIKE = (0.15, 0.3, 0.6)
 
 NEAR = (0.02, 0.06)
 """Distances of elements beyond the nearest prototype's at which a prototype counts 1/e."""
+
+LOG_ATOMS = "log atoms"
+"""The feature of the cell's size, the same for all candidates of a list."""
 
 SAME_SCORE = 6
 """Decimals to which scores are compared: rounding must not decide a rank."""
@@ -70,15 +74,12 @@ def asked_size(candidate: Candidate) -> int:
     return candidate.asked_atoms or candidate.num_atoms
 
 
-def features(
-    candidates: Sequence[Candidate], atomic_volumes: Floats, num_atoms: int | None = None
-) -> dict[str, Floats]:
+def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[str, Floats]:
     """(C,) values of each feature by name, nan where unknown.
 
     Args:
         candidates: C of one composition, of any source, at least one.
         atomic_volumes: (E,) A^3 per element, by atomic number.
-        num_atoms: of the cell in question; default the largest in which any was asked for.
 
     """
     marks = neighbourhoods([one.crystal for one in candidates])
@@ -110,7 +111,7 @@ def features(
         "closest contact": _column(candidates, lambda one: _contact(one, atomic_volumes)),
     }
     of_all = {
-        "log atoms": math.log(num_atoms or max(map(asked_size, candidates))),
+        LOG_ATOMS: math.log(max(map(asked_size, candidates))),
         "elements": float(len(candidates[0].crystal.counts)),
         "log candidates": math.log(len(candidates)),
     }
@@ -226,23 +227,24 @@ class Ranker:
     atomic_volumes: Floats
     record: dict[str, Any]
 
-    def scores(self, candidates: Sequence[Candidate], num_atoms: int | None = None) -> Floats:
-        """(C,) logit of each candidate's probability to match the known crystal at the benchmark's tolerances.
+    def scores(self, candidates: Sequence[Candidate]) -> Floats:
+        """(C,) logit of each candidate's probability to match the known crystal at the benchmark's tolerances."""
+        return self._scores(candidates, features(candidates, self.atomic_volumes))
 
-        ``num_atoms`` is of the cell in question; it moves all of them alike.
-        """
-        known = features(candidates, self.atomic_volumes, num_atoms)
+    def _scores(self, candidates: Sequence[Candidate], known: Mapping[str, Floats]) -> Floats:
         return self.weights[situation(candidates)].score(np.stack([known[name] for name in self.names], axis=1))
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one composition with their confidence, the likeliest first; equal ones stay as they were."""
         if not candidates:
             return []
-        scores = np.clip(self.scores(candidates), -30.0, 30.0)
+        known = features(candidates, self.atomic_volumes)
+        scores = np.clip(self._scores(candidates, known), -30.0, 30.0)
         if len({asked_size(one) for one in candidates}) > 1:
-            # trained on lists of one cell size: of several, that of the likeliest counts
+            # trained on lists of one cell size: of several, that of the likeliest counts, which moves all alike
             likeliest = candidates[int(scores.argmax())]
-            scores = np.clip(self.scores(candidates, asked_size(likeliest)), -30.0, 30.0)
+            known[LOG_ATOMS] = np.full(len(candidates), math.log(asked_size(likeliest)))
+            scores = np.clip(self._scores(candidates, known), -30.0, 30.0)
         order = np.argsort(-np.round(scores, SAME_SCORE), kind="stable").tolist()
         confidence = 1.0 / (1.0 + np.exp(-scores))
         return [
@@ -268,12 +270,10 @@ class Ranker:
             InputError: it cannot be written.
 
         """
-        part = path.with_name(f".{path.name}.part")
         text = json.dumps({"format": FORMAT, "record": self.record, **self._plain()})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(path)
+            write_text(path, text + "\n")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
