@@ -62,9 +62,15 @@ def attention(layer: InvariantAttention, nodes: Tensor, edges: Tensor, mask: Ten
 
 
 def gated_residual(layer: GatedResidual, x: Tensor, y: Tensor) -> Tensor:
-    """Eq. 7."""
-    alpha = torch.sigmoid(layer.gate(torch.cat([x, y, x - y], dim=-1)))
-    return alpha * x + (1 - alpha) * y
+    """Eq. 7, and the variants of ``CrysformerConfig.gate``."""
+    if layer.gate is None:
+        return x + y
+    read_x, read_y = x, y
+    if layer.norm is not None:
+        read_x, read_y = (functional.layer_norm(each, each.shape[-1:]) for each in (x, y))
+    alpha = torch.sigmoid(layer.gate(torch.cat([read_x, read_y, read_x - read_y], dim=-1)))
+    mixed = alpha * x + (1 - alpha) * y
+    return mixed if layer.bypass is None else mixed + layer.bypass * y
 
 
 def block(

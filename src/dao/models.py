@@ -79,7 +79,8 @@ class CrystalModel(nn.Module):
         nodes, crystal = self.network(atomic_numbers, state.frac_coords, lattice, features, time, mask, *known)
         return nodes, crystal, lattice
 
-    def _crystal_features(self, batch: CrystalBatch, time: float) -> Float[Tensor, "b c"]:
+    def crystal_features(self, batch: CrystalBatch, time: float) -> Float[Tensor, "b c"]:
+        """What the trunk makes of crystals taken as states at ``time``, without added noise."""
         state = self.encode(batch)
         times = torch.full_like(state.lattice[:, 0], time, requires_grad=False)
         return self._features(batch.atomic_numbers, batch.mask, state, times, None)[1]
@@ -288,14 +289,14 @@ class Predictor(CrystalModel):
         knows primitive Niggli cells. Differentiable with respect to fractional coordinates and lattice. For t > 0 it is
         the soft minimum over what the noised crystal may have been.
         """
-        return self.energy_mean + self._unit * self.energy_head(self._crystal_features(batch, time))
+        return self.energy_mean + self._unit * self.energy_head(self.crystal_features(batch, time))
 
     def energy_and_error(self, batch: CrystalBatch) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]:
         """Energy of clean crystals, and how far off it is expected to be (mean absolute error), both in eV/atom.
 
         The error is None of a predictor that was not trained to say it.
         """
-        crystal = self._crystal_features(batch, 0.0)
+        crystal = self.crystal_features(batch, 0.0)
         energy = self.energy_mean + self._unit * self.energy_head(crystal)
         if self.error_head is None:
             return energy, None

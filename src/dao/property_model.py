@@ -70,7 +70,7 @@ class PropertyPredictor(CrystalModel):
 
     def forward(self, batch: CrystalBatch) -> Float[Tensor, " b"]:
         """Standardised property of clean crystals."""
-        return self.property_head(self._crystal_features(batch, 0.0))
+        return self.property_head(self.crystal_features(batch, 0.0))
 
     def predict(self, batch: CrystalBatch) -> Float[Tensor, " b"]:
         """Property of clean crystals in its unit; as energies do, it depends on the cell that a crystal is given in."""

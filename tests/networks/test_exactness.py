@@ -38,6 +38,7 @@ def networks(draw: st.DrawFn) -> CrysformerConfig:
         conditioning="scale_shift" if scale_shift else "none",
         element_embedding=draw(st.booleans()),
         space_groups=scale_shift and draw(st.booleans()),
+        gate=draw(st.sampled_from(["raw", "normalized", "bypassed", "none"])),
     )
 
 

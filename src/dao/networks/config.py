@@ -17,6 +17,9 @@ COUNT_FEATURES = 32
 """Sinusoidal features of the number of atoms, conditioning likewise."""
 
 
+Gate = Literal["raw", "normalized", "bypassed", "none"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrysformerConfig:
     """Size and variants of the network. The defaults are the paper's (``base``, 25.2 M parameters)."""
@@ -39,8 +42,9 @@ class CrysformerConfig:
     """Condition on the space group where it is given, and predict it where it is not (needs ``scale_shift``)."""
     wyckoff_positions: bool = False
     """Add a learned vector for each atom's Wyckoff position; the space group is then always given, never predicted."""
-    gate: Literal["raw", "normalized"] = "raw"
-    """What the residuals' gates read: x and y as they are (paper), or at unit variance, which keeps them alive."""
+    gate: Gate = "raw"
+    """How the residuals' gates are kept alive: not at all (paper), by reading x and y at unit variance, or by a learned
+    way past them (:class:`~dao.networks.crysformer.GatedResidual`)."""
     contacts: int = 0
     """Radial functions of the distances to periodic neighbours, by which atoms also exchange messages; 0: none."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dao.geometry.wyckoff import WYCKOFF_POSITIONS
-from dao.networks.config import COUNT_FEATURES, LATTICE_FEATURES, SPACE_GROUPS, CrysformerConfig
+from dao.networks.config import COUNT_FEATURES, LATTICE_FEATURES, SPACE_GROUPS, CrysformerConfig, Gate
 from dao.networks.contacts import ContactConvolution, contacts
 from dao.networks.edges import EdgeGeometry, edge_geometry, gram_features, wave_logits, wave_values
 from dao.networks.embeddings import ELEMENT_FEATURES, count_embedding, element_features, sinusoidal_embedding
@@ -78,21 +78,34 @@ class GatedResidual(nn.Module):
     """alpha x + (1 - alpha) y with one learned alpha per node (paper eq. 7).
 
     The paper's gate reads x and y as they are. Nothing holds their norm, and where it grows the sigmoid saturates:
-    alpha is 1, the sublayer is skipped, and no gradient ever brings it back. ``normalized``: at unit variance.
+    alpha is 1, the sublayer is skipped, and no gradient ever brings it back. ``normalized``: the gate reads them at
+    unit variance. ``bypassed``: y is also added past the gate, scaled by a learned number per feature, so that no gate
+    can cut a sublayer off. ``none``: x + y, as in most transformers.
     """
 
-    def __init__(self, width: int, *, normalized: bool = False) -> None:
+    def __init__(self, width: int, kind: Gate = "raw") -> None:
         super().__init__()
-        self.gate = nn.Linear(3 * width, 1, bias=False)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False) if normalized else None
+        self.gate = None if kind == "none" else nn.Linear(3 * width, 1, bias=kind == "bypassed")
+        self.norm = nn.LayerNorm(width, elementwise_affine=False) if kind == "normalized" else None
+        self.bypass = nn.Parameter(torch.zeros(width)) if kind == "bypassed" else None
+        if self.gate is not None and self.gate.bias is not None:
+            nn.init.zeros_(self.gate.bias)
 
-    def forward(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Mix the sublayer's output ``y`` into its input ``x``."""
+    def alpha(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 1"]:
+        """Share of ``x`` that is kept."""
+        assert self.gate is not None  # noqa: S101 -- not asked for where there is none
         # the map of (x, y, x - y) is one map of x plus one of y: no concatenation
         w_x, w_y, w_difference = self.gate.weight.chunk(3, dim=-1)
         read_x, read_y = (x, y) if self.norm is None else (self.norm(x), self.norm(y))
-        logit = functional.linear(read_x, w_x + w_difference) + functional.linear(read_y, w_y - w_difference)
-        return torch.lerp(y, x, torch.sigmoid(logit).to(x.dtype))
+        logit = functional.linear(read_x, w_x + w_difference, self.gate.bias)
+        return torch.sigmoid(logit + functional.linear(read_y, w_y - w_difference))
+
+    def forward(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Mix the sublayer's output ``y`` into its input ``x``."""
+        if self.gate is None:
+            return x + y
+        mixed = torch.lerp(y, x, self.alpha(x, y).to(x.dtype))
+        return mixed if self.bypass is None else torch.addcmul(mixed, y, self.bypass.to(y.dtype))
 
 
 class CrysformerBlock(nn.Module):
@@ -104,10 +117,10 @@ class CrysformerBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = InvariantAttention(width, config.heads, config.frequencies)
         self.contact = ContactConvolution(width, config.contacts) if config.contacts else None
-        self.attention_residual = GatedResidual(width, normalized=config.gate == "normalized")
+        self.attention_residual = GatedResidual(width, config.gate)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.feed_forward_residual = GatedResidual(width, normalized=config.gate == "normalized")
+        self.feed_forward_residual = GatedResidual(width, config.gate)
         self.modulation = nn.Linear(width, 4 * width) if config.conditioning == "scale_shift" else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)

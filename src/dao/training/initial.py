@@ -17,15 +17,20 @@ from dao.errors import InputError
 from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.model_config import TrustLimits
 from dao.models import CrystalModel, Generator, Predictor, read_config
+from dao.networks.config import CrysformerConfig, NetworkConfig
 from dao.networks.symmetry import SymmetryPrior
 from dao.property_model import PropertyPredictor
 from dao.symmetry_weights import load_symmetry
+from dao.training.revival import revive
 
 ENERGY_STATE = ("energy_head.", "energy_mean", "energy_deviation", "error_head.")
 """Names, or their beginnings, of what in a predictor is of its label."""
 
 AUXILIARY_STATE = ("auxiliary_head.", "auxiliary_mean", "auxiliary_deviation")
 """Likewise of its second label."""
+
+GATE_SAMPLE = 256
+"""Training crystals on which gates are looked at before their sublayers are begun anew."""
 
 
 def fit_scalers(model: CrystalModel, training_set: PackedCrystals) -> None:
@@ -98,7 +103,7 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
         if section == "process":
             # weights of losses belong to a training, not to a model
             theirs = replace(theirs, coordinate_weight=mine.coordinate_weight, lattice_weight=mine.lattice_weight)
-        if mine != theirs:
+        if mine != theirs and not (section == "network" and _only_gates_differ(mine, theirs)):
             raise InputError(f"initial_weights {source}: trained with another {section} than this recipe's")
     history = _history(other.config.training)
     own: tuple[str, ...] = ("symmetry_prior.",)
@@ -114,7 +119,19 @@ def load_initial_weights(model: CrystalModel, source: str, training_set: PackedC
             # its fitted energies are in these units
             raise InputError(f"initial_weights {source}: trained with another beta than this recipe's")
     copy_all_but(model, other, own)
+    if model.config.network != other.config.network:
+        dead = revive(
+            model, training_set.batch(torch.arange(0, len(training_set), -(-len(training_set) // GATE_SAMPLE)))
+        )
+        history += f", gates given a way past them, begun anew: {', '.join(dead) or 'no sublayer'}"
     return history
+
+
+def _only_gates_differ(mine: NetworkConfig, theirs: NetworkConfig) -> bool:
+    """Whether weights of the paper's gate begin a network whose gates have a way past them."""
+    if not (isinstance(mine, CrysformerConfig) and isinstance(theirs, CrysformerConfig)):
+        return False
+    return mine.gate == "bypassed" and theirs.gate == "raw" and mine == replace(theirs, gate="bypassed")
 
 
 def load_initial_trunk(model: CrystalModel, source: Path | str, own: tuple[str, ...]) -> str:
