@@ -19,7 +19,7 @@ from dao.networks.crysformer import Crysformer, CrysformerBlock, GatedResidual
 from dao.recipes.schema import Recipe
 from dao.training.fit import train
 from dao.training.initial import load_initial_weights
-from dao.training.revival import gate_states
+from dao.training.revival import live_shares
 
 DEAD = ("0.feed_forward", "1.attention")
 PACKED = pack_crystals(toy_crystals())
@@ -39,7 +39,7 @@ def saturated(model: CrystalModel) -> CrystalModel:
     """The model with two sublayers that no atom uses: gates that read a large feature and nothing else."""
     assert isinstance(model.network, Crysformer)
     model.network.atom_and_time.bias[0] = 200.0
-    for key in gate_states(model, SAMPLE):
+    for key in live_shares(model, SAMPLE):
         gate = gate_of(model, key).gate
         assert gate is not None
         gate.weight.zero_()
@@ -56,7 +56,7 @@ def bypassed(model: CrystalModel) -> CrystalModel:
 @pytest.mark.parametrize("make", [tiny_generator, tiny_predictor])
 def test_dead_sublayers_begin_anew_and_nothing_changes(make: Callable[[], CrystalModel], tmp_path: Path) -> None:
     old = saturated(make())
-    assert [key for key, state in gate_states(old, SAMPLE).items() if state.live == 0.0] == list(DEAD)
+    assert [key for key, share in live_shares(old, SAMPLE).items() if share == 0.0] == list(DEAD)
     old.save(tmp_path / "old")
     new = bypassed(old)
     history = load_initial_weights(new, str(tmp_path / "old"), PACKED)
@@ -70,7 +70,14 @@ def test_dead_sublayers_begin_anew_and_nothing_changes(make: Callable[[], Crysta
     own, other = after["blocks.1.modulation.weight"].chunk(2)
     assert not own.any()
     assert torch.equal(other, before["blocks.1.modulation.weight"].chunk(2)[1])
-    # and it learns at once
+    # and it learns: first how much of it passes, then all of it
+    bypass = gate_of(new, "1.attention").bypass
+    assert bypass is not None
+    new.crystal_features(SAMPLE, 0.7).square().sum().backward()
+    assert bypass.grad is not None
+    assert bool(bypass.grad.any())
+    with torch.no_grad():
+        bypass.fill_(0.1)
     new.crystal_features(SAMPLE, 0.7).square().sum().backward()
     gradient = output_of(new).grad
     assert gradient is not None

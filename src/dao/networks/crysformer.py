@@ -79,17 +79,15 @@ class GatedResidual(nn.Module):
 
     The paper's gate reads x and y as they are. Nothing holds their norm, and where it grows the sigmoid saturates:
     alpha is 1, the sublayer is skipped, and no gradient ever brings it back. ``normalized``: the gate reads them at
-    unit variance. ``bypassed``: y is also added past the gate, scaled by a learned number per feature, so that no gate
-    can cut a sublayer off. ``none``: x + y, as in most transformers.
+    unit variance. ``bypassed``: y is also added past the gate, scaled by a learned number per feature that begins at 0
+    (as in ReZero, arXiv:2003.04887), so that no gate can cut a sublayer off. ``none``: x + y, as in most transformers.
     """
 
     def __init__(self, width: int, kind: Gate = "raw") -> None:
         super().__init__()
-        self.gate = None if kind == "none" else nn.Linear(3 * width, 1, bias=kind == "bypassed")
+        self.gate = None if kind == "none" else nn.Linear(3 * width, 1, bias=False)
         self.norm = nn.LayerNorm(width, elementwise_affine=False) if kind == "normalized" else None
         self.bypass = nn.Parameter(torch.zeros(width)) if kind == "bypassed" else None
-        if self.gate is not None and self.gate.bias is not None:
-            nn.init.zeros_(self.gate.bias)
 
     def alpha(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 1"]:
         """Share of ``x`` that is kept."""
@@ -97,8 +95,8 @@ class GatedResidual(nn.Module):
         # the map of (x, y, x - y) is one map of x plus one of y: no concatenation
         w_x, w_y, w_difference = self.gate.weight.chunk(3, dim=-1)
         read_x, read_y = (x, y) if self.norm is None else (self.norm(x), self.norm(y))
-        logit = functional.linear(read_x, w_x + w_difference, self.gate.bias)
-        return torch.sigmoid(logit + functional.linear(read_y, w_y - w_difference))
+        logit = functional.linear(read_x, w_x + w_difference) + functional.linear(read_y, w_y - w_difference)
+        return torch.sigmoid(logit)
 
     def forward(self, x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Mix the sublayer's output ``y`` into its input ``x``."""
