@@ -3,8 +3,8 @@
 A gated residual mixes a sublayer's input x and output y by alpha x + (1 - alpha) y (paper eq. 7). Where alpha has
 become 1 for all atoms, y is lost and no gradient reaches the sublayer: training cannot bring it back, and 8 to 9 of 12
 sublayers of weights trained with the paper's gate end like that (docs/experiments.md). In a network whose gates have a
-way past them (``network.gate = "bypassed"``) such a sublayer begins anew, with random weights; the way past begins at zero, so that what the network
-computes hardly changes at first.
+way past them (``network.gate = "bypassed"``) such a sublayer begins anew, with random weights; the way past begins at
+zero, so that what the network computes hardly changes at first.
 
 Shapes: B crystals, N atoms (padded), D width.
 """
