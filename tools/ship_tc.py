@@ -2,10 +2,10 @@
 
 Run: python tools/ship_tc.py RUN [--out FOLDER] [--bits 8|16]
 
-Writes src/dao/weights/tc/member-K, one for each training of the folds' chosen settings, and ensemble.json with the run's
+Writes src/dao/weights/tc/member-K, the first member of each fold's chosen setting, and ensemble.json with the run's
 errors in cross-validation. Matrices are kept in 8 bits with a scale a row (or as bfloat16): five members of 4.6 M
 parameters are 23 MB. The model card beside them is written by hand. With --check, the run's test crystals are predicted
-again by what was written, each by its own fold's members.
+again by what was written, each by its own fold's member.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from dao.data.properties.superconductors import property_data
 from dao.models import CrystalModel
 from dao.property_model import PropertyPredictor
-from dao.superconductors.cross_validation import chosen_members, read_chosen, test_predictions
+from dao.superconductors.cross_validation import chosen_members, read_chosen
 from dao.superconductors.tc import ENSEMBLE
 from dao.training.property_task import predict_packed
 from dao.weight_files import WEIGHTS, in_eight_bits, write_weights
@@ -37,7 +37,10 @@ def write_small(model: CrystalModel, folder: Path, *, bits: int) -> None:
     small = {name: value.to(torch.bfloat16) for name, value in parameters.items()}
     if bits == 8:
         exact = in_eight_bits(parameters)
-        small = {name: value.to(torch.bfloat16) if name in parameters and value.is_floating_point() else value for name, value in exact.items()}
+        small = {
+            name: value.to(torch.bfloat16) if name in parameters and value.is_floating_point() else value
+            for name, value in exact.items()
+        }
     config = {**asdict(model.config), "parameters": model.parameters_count}
     write_weights(folder, state | small, config)
 
@@ -54,7 +57,7 @@ def main() -> None:
     for old in options.out.glob("member-*"):
         shutil.rmtree(old)
     folders = []
-    for number, source in enumerate(chosen_members(options.run)):
+    for number, (source, *_) in enumerate(chosen_members(options.run)):
         model = PropertyPredictor.load(source)
         model.config = replace(model.config, name=f"{TC}-{number}")
         folders.append(options.out / f"member-{number}")
@@ -64,18 +67,23 @@ def main() -> None:
     size = sum((folder / WEIGHTS).stat().st_size for folder in folders)
     print(f"{options.out}: {len(folders)} members, {size / 1e6:.1f} MB")
     if options.check:
-        data = property_data(chosen["data"])
-        members = len(folders) // len(chosen["folds"])
-        said = []
-        for place, fold in enumerate(chosen["folds"]):
-            rows = next(one.test for one in data.folds if one.name == fold["name"])
-            own = folders[place * members : (place + 1) * members]
-            values = [predict_packed(PropertyPredictor.load(one), data.crystals.select(rows)) for one in own]
-            said.append(torch.stack(values).mean(0))
-        labels, before = (torch.from_numpy(one) for one in test_predictions(options.run))
-        after = torch.cat(said)
-        print(f"MAE of ln Tc {(before - labels).abs().mean():.4f} before, {(after - labels).abs().mean():.4f} as shipped")
-        print(f"mean difference of predictions {(after - before).abs().mean():.4f}")
+        check(options.run, folders)
+
+
+def check(run: Path, folders: list[Path]) -> None:
+    """Print the error on each fold's test crystals of its first member, as it was trained and as it ships."""
+    chosen = read_chosen(run)
+    data = property_data(chosen["data"])
+    before, after = [], []
+    for fold, (source, *_), small in zip(chosen["folds"], chosen_members(run), folders, strict=True):
+        rows = next(one.test for one in data.folds if one.name == fold["name"])
+        crystals = data.crystals.select(rows)
+        labels = crystals.labels[data.label].double()
+        for said, folder in ((before, source), (after, small)):
+            said.append(predict_packed(PropertyPredictor.load(folder), crystals) - labels)
+    trained, shipped = torch.cat(before), torch.cat(after)
+    print(f"MAE of ln Tc of one member {trained.abs().mean():.4f} as trained, {shipped.abs().mean():.4f} as shipped")
+    print(f"mean difference of their predictions {(shipped - trained).abs().mean():.4f}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Run: python tools/supercon_folds.py supercon3d.parquet
 
-They are never drawn anew: figures of different folds do not compare. The file holds neither formulas nor structures, only
-the part of each crystal in the order of the ids, and a hash of these. Random parts: a permutation, dealt out in turn.
-Grouped parts: chemical systems in random order, the largest first, each into the part that is smallest so far.
+They are never drawn anew: figures of different folds do not compare. The file holds neither formulas nor structures,
+only the part of each crystal in the order of the ids, and a hash of these. Random parts: a permutation, dealt out in
+turn. Grouped parts: chemical systems in random order, the largest first, each into the part that is smallest so far.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ EXTRA = [
 
 
 def write_generated(path: Path, crystals: list[Crystal], **replaced: Any) -> Path:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "formula": [one.reduced_formula for one in crystals],
         "tc": [7.0 + i for i in range(len(crystals))],
         "generated": ["0123456789abcdef"] * len(crystals),
@@ -38,7 +38,8 @@ def write_generated(path: Path, crystals: list[Crystal], **replaced: Any) -> Pat
 
 
 @pytest.mark.parametrize("name", [RANDOM, GROUPED])
-def test_nothing_of_a_test_crystal_is_added(toys: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.usefixtures("toys")
+def test_nothing_of_a_test_crystal_is_added(tmp_path: Path, name: str) -> None:
     plain = load_property(name)
     data = augmented(plain, write_generated(tmp_path / "g.parquet", EXTRA))
     assert data.extra is not None
@@ -59,7 +60,8 @@ def test_nothing_of_a_test_crystal_is_added(toys: Path, tmp_path: Path, name: st
     assert "3 generated structures (one-shot, generator 0123456789abcdef)" in data.notes[-1]
 
 
-def test_generated_crystals_are_trained_on_and_nothing_else(toys: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_generated_crystals_are_trained_on_and_nothing_else(tmp_path: Path) -> None:
     tiny_predictor().save(tmp_path / "weights")
     settings = FinetuneSettings(weights=tmp_path / "weights", epochs=1, batch_size=8, precision="float32")
     plain = load_property(RANDOM)
@@ -84,7 +86,8 @@ def test_generated_crystals_are_trained_on_and_nothing_else(toys: Path, tmp_path
         finetune(other, settings, out=tmp_path / "with", folds=["0"], device="cpu", progress=False)
 
 
-def test_members_choose_by_different_crystals(toys: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_members_choose_by_different_crystals(tmp_path: Path) -> None:
     tiny_predictor().save(tmp_path / "weights")
     settings = FinetuneSettings(weights=tmp_path / "weights", epochs=1, batch_size=8, precision="float32", members=2)
     data = load_property(RANDOM)
@@ -112,7 +115,8 @@ def test_what_is_not_marked_is_refused(toys: Path, tmp_path: Path, replaced: dic
         augmented(load_property(RANDOM), toys / "supercon3d.parquet")
 
 
-def test_structures_are_generated_marked_and_kept(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("toys")
+def test_structures_are_generated_marked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = tiny_generator()
     generator.save(tmp_path / "generator")
     others = Superconductors.load().others

@@ -23,7 +23,8 @@ from dao.superconductors.dataset import (
 )
 
 
-def test_what_is_known_is_counted_and_what_is_odd_is_named(toys: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_what_is_known_is_counted_and_what_is_odd_is_named() -> None:
     known = Superconductors.load()
     assert len(known.crystals) == len(CRYSTALS)
     assert [one.formula for one in known.others] == [name for name in OTHERS if name != "AmO2"]
@@ -67,7 +68,8 @@ def test_every_crystal_is_tested_on_once() -> None:
         assert all(len({parts[row] for row in rows.tolist()}) == 1 for rows in fold.validations)
 
 
-def test_chemical_systems_stay_together(toys: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_chemical_systems_stay_together() -> None:
     data = load_property(GROUPED)
     systems = systems_of(data.crystals)
     for fold in data.folds:
@@ -93,7 +95,8 @@ def test_folds_of_other_crystals_are_refused(toys: Path) -> None:
         assert {one.crystals.ids[i] for i in fold.test.tolist()} == {again.crystals.ids[i] for i in other.test.tolist()}
 
 
-def test_a_constant_is_what_to_beat(toys: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_a_constant_is_what_to_beat() -> None:
     data = load_property(RANDOM)
     errors = constant_errors(data)
     labels = np.log(temperatures())

@@ -1,13 +1,13 @@
 """SuperCon3D's structures come from ICSD: none of them is in this repository, nor in what ships.
 
-What is known here are the compositions alone, as hashes (``compositions.txt``: SHA-256 of the atomic numbers and amounts
-of the smallest formula, 16 digits). Compositions are harmless, and shared: the Materials Project has a crystal of about
-half of them, which is why tables of prototypes and memories of symmetry may name some. So this is looked at:
+What is known here are the compositions alone, as hashes (``compositions.txt``: SHA-256 of the atomic numbers and
+amounts of the smallest formula, 16 digits). Compositions are harmless, and shared: the Materials Project has a crystal
+of about half of them, which is why tables of prototypes and memories of symmetry may name some. So this is looked at:
 
 1. Files and texts of crystals in the repository: none is of such a composition (what tests build is textbook).
-2. Tables and memories say that they are of open data. Had superconductors been among it, all of these compositions would
-   be there, hydrides under pressure too. Where the data is at hand, volumes are compared as well: computed ones differ
-   from measured ones by a few per cent, those of a table of SuperCon3D would by half a step of its grid.
+2. Tables and memories say that they are of open data. Had superconductors been among it, all of these compositions
+   would be there, hydrides under pressure too. Where the data is at hand, volumes are compared as well: computed ones
+   differ from measured ones by a few per cent, those of a table of SuperCon3D would by half a step of its grid.
 3. What else ships are parameters and settings, which name no crystal of it.
 """
 
@@ -40,7 +40,9 @@ from dao.weights import shipped
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-CRYSTAL_FILE = re.compile(r"\.(cif|vasp|poscar|xyz|extxyz|parquet|db|csv|zip|gz|npz|npy|h5|hdf5|pkl)$|POSCAR|CONTCAR", re.I)
+CRYSTAL_FILE = re.compile(
+    r"\.(cif|vasp|poscar|xyz|extxyz|parquet|db|csv|zip|gz|npz|npy|h5|hdf5|pkl)$|POSCAR|CONTCAR", re.IGNORECASE
+)
 CIF = re.compile(r"(?:data_\S*|_cell_length_[abc])[^\n]*\n.*?(?=\"\"\"|'''|```|\Z)", re.DOTALL)
 EXTXYZ = re.compile(r"(\d{1,4})\s*\n[^\n]*Lattice=")
 
@@ -103,7 +105,11 @@ def listed_crystals(files: Iterable[Path], scratch: Path) -> Iterator[str]:
 def _texts(value: Any) -> list[str]:
     """All texts of a notebook; one may be a list of its lines."""
     if isinstance(value, list):
-        return ["".join(value)] if all(isinstance(one, str) for one in value) else [t for one in value for t in _texts(one)]
+        return (
+            ["".join(value)]
+            if all(isinstance(one, str) for one in value)
+            else [t for one in value for t in _texts(one)]
+        )
     if isinstance(value, dict):
         return [text for one in value.values() for text in _texts(one)]
     return [value] if isinstance(value, str) else []
@@ -124,7 +130,7 @@ def test_no_file_or_text_holds_a_superconductor(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
-    """A crystal of a listed composition, TiRu, is planted in all the ways that the search knows; rock salt is not one."""
+    """A crystal of a listed composition, TiRu, is planted in all ways that the search knows; rock salt is not one."""
     (tmp_path / "scratch").mkdir()
     for crystal, count in ((toy("cscl", ("Ti", "Ru"), 3.0), 7), (toy("rocksalt", ("Na", "Cl"), 5.64), 0)):
         folder = tmp_path / crystal.reduced_formula
@@ -138,7 +144,7 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
         lines = cif.splitlines(keepends=True)
         (folder / "notebook.ipynb").write_text(json.dumps({"cells": [{"output": {"text": lines}}, {"source": []}]}))
         ase.io.write(folder / "frames.extxyz", [crystal.to_atoms()] * 2)
-        (folder / "frames.toml").write_text(f"frames = \"\"\"\n{(folder / 'frames.extxyz').read_text()}\"\"\"\n")
+        (folder / "frames.toml").write_text(f'frames = """\n{(folder / "frames.extxyz").read_text()}"""\n')
         files = sorted(folder.iterdir())
         found = list(listed_crystals(files, tmp_path / "scratch"))
         assert len({text.split(":")[0] for text in found}) == count, found

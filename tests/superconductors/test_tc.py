@@ -39,7 +39,19 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_files(folder)
     tiny_predictor().save(folder / "weights")
     arguments = ["superconductors", "train", "--out", str(folder / "tc"), "--weights", str(folder / "weights")]
-    arguments += ["--epochs", "2", "--batch", "8", "--rates", "1e-6,1e-2", "--folds", "0,3", "--device", "cpu", "--quiet"]
+    arguments += [
+        "--epochs",
+        "2",
+        "--batch",
+        "8",
+        "--rates",
+        "1e-6,1e-2",
+        "--folds",
+        "0,3",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(superconductors, "_published", folds)
         assert main([*arguments, "--data", str(folder)]) == 0
@@ -47,11 +59,12 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(once: Path, toys: Path, tmp_path: Path) -> Path:
+def trained(once: Path, tmp_path: Path) -> Path:
     """A copy of it, in the folder where commands run."""
     return shutil.copytree(once / "tc", tmp_path / "tc")
 
 
+@pytest.mark.usefixtures("toys")
 def test_each_fold_takes_the_setting_that_is_best_on_its_own_validation(trained: Path) -> None:
     chosen = read_chosen(trained)
     assert [fold["name"] for fold in chosen["folds"]] == ["0", "3"]
@@ -72,6 +85,7 @@ def test_each_fold_takes_the_setting_that_is_best_on_its_own_validation(trained:
     assert choose(trained, load_property(RANDOM))["folds"] == chosen["folds"]
 
 
+@pytest.mark.usefixtures("toys")
 def test_the_same_call_goes_on(trained: Path, once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dao.training.finetune._train", lambda *_, **__: pytest.fail("trained again"))
     settings = FinetuneSettings(weights=once / "weights", epochs=2, batch_size=8)
@@ -91,7 +105,7 @@ def test_files_get_a_temperature_with_spread(trained: Path, run: Run, tmp_path: 
     code, out, err = run(*arguments, "--format", "json", "--out", "said")
     assert code == 0
     records = json.loads(out)
-    members = [PropertyPredictor.load(folder) for folder in chosen_members(trained)]
+    members = [PropertyPredictor.load(folder) for (folder,) in chosen_members(trained)]
     assert len(members) == 2
     for crystal, record in zip(CRYSTALS[:2], records, strict=True):
         batch = CrystalBatch.from_crystals([crystal], dtype=torch.float32)
@@ -138,7 +152,8 @@ def test_candidates_count_by_confidence(trained: Path, confidences: tuple[float 
         formula_records(ensemble, "NaCl", [])
 
 
-def test_formulas_are_predicted_first(trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("trained")
+def test_formulas_are_predicted_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def predict(formula: str, samples: int, **options: Any) -> list[Candidate]:
@@ -169,6 +184,7 @@ def test_bad_input_is_one_line(toys: Path, run: Run, tmp_path: Path) -> None:
     assert run("tc", str(toys / "supercon3d.parquet"), "--weights", "weights")[0] == 2
 
 
+@pytest.mark.usefixtures("toys")
 def test_counts_tables_and_figures_are_written(trained: Path, run: Run, tmp_path: Path) -> None:
     code, out, err = run("superconductors", "data", "--out", "counted")
     assert (code, err) == (0, "")

@@ -19,7 +19,9 @@ app = typer.Typer(
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--data", metavar="FOLDER", help="Folder of the two files; $DAO_DATA if not given.", show_default=False),
+    typer.Option(
+        "--data", metavar="FOLDER", help="Folder of the two files; $DAO_DATA if not given.", show_default=False
+    ),
 ]
 
 DATA_EXAMPLES = """\b
@@ -47,8 +49,8 @@ Examples:
   dao superconductors train --split grouped --rates 5e-4,1e-3 --decays 0.01 --out runs/tc-grouped
 
 \b
-Folds are fixed. Of several rates and decays, each fold takes what is best on its own validation crystals. An interrupted
-run goes on when the same command is given again."""
+Folds are fixed. Of several rates and decays, each fold takes what is best on its own validation crystals. An
+interrupted run goes on when the same command is given again."""
 
 EVALUATE_EXAMPLES = """\b
 Examples:
@@ -84,7 +86,9 @@ def data(
     if output == "json":
         print_json(counts)
         return
-    print(f"with structure (SC-s): {counts['structures']:,}, all ordered; chemical systems: {counts['chemical_systems']}")
+    print(
+        f"with structure (SC-s): {counts['structures']:,}, all ordered; chemical systems: {counts['chemical_systems']}"
+    )
     print(f"  formula unlike the structure: {'; '.join(counts['formula_unlike_structure']) or 'none'}")
     print(f"  families: {_list(counts['families'])}")
     print(f"without structure (SC-ns): {counts['without_structure']:,}")

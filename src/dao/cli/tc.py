@@ -22,8 +22,8 @@ Examples:
 \b
 What is no file or folder is read as a formula, whose structure is predicted first; its first line is over all
 candidates, which count by the confidence in them. "from" and "to" are one standard deviation over the predictors (of
-that line: over predictors and candidates), which is less than how far off they can be. Exit code 3: some files could not
-be read (stderr and --out say which)."""
+that line: over predictors and candidates), which is less than how far off they can be. Exit code 3: some files could
+not be read (stderr and --out say which)."""
 
 COLUMNS = {
     "input": "input",

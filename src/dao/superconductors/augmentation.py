@@ -97,7 +97,9 @@ def generate_structures(
     fitting = [one for one in others if trained is None or one.composition.num_atoms <= trained]
     large = [one.formula for one in others if one not in fitting]
     if large and note is not None:
-        note(f"{len(large)} formulas of more than {trained} atoms, which the generator was not trained on, are left out")
+        note(
+            f"{len(large)} formulas of more than {trained} atoms, which the generator was not trained on, are left out"
+        )
     if not fitting:
         raise InputError("no superconductor is small enough for this generator")
     targets = {one.composition: parse_cells("auto", one.composition, trained=trained) for one in fitting}
@@ -133,7 +135,9 @@ def generate_structures(
         "structures": len(crystals),
         "too_large": large,
         "failed": [one.formula for one in fitting if one.formula not in have],
-        "sources": {name: sum(one.info["source"] == name for one in crystals) for name in ("generator", "prototype", "both")},
+        "sources": {
+            name: sum(one.info["source"] == name for one in crystals) for name in ("generator", "prototype", "both")
+        },
     }
     write_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
@@ -194,4 +198,3 @@ def augmented(data: PropertyData, file: Path) -> PropertyData:
     maker, mode = (str(extra.columns[name][0]) for name in (GENERATED, MODE))
     note = f"training sets extended by up to {len(extra)} generated structures ({mode}, generator {maker})"
     return replace(data, extra=extra, folds=tuple(map(extended, data.folds)), notes=(*data.notes, note))
-

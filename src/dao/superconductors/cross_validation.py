@@ -1,8 +1,8 @@
 """DAO-P finetuned to critical temperatures: a small grid of settings, chosen within each fold (paper appendix 2.3.1).
 
-A setting is a run of :func:`dao.training.finetune.finetune` in its own folder. Of each fold, the setting whose error on
-that fold's own validation crystals is least is the one that counts; test crystals choose nothing. The paper does not say
-by what its settings were chosen.
+A setting is a run of :func:`dao.training.finetune.finetune` in its own folder. Of each fold, the setting whose error
+on that fold's own validation crystals is least is the one that counts; test crystals choose nothing. The paper does not
+say by what its settings were chosen.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def choose(out: Path, data: PropertyData) -> dict[str, Any]:
         InputError: no training is finished.
 
     """
-    runs = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/results.json"))}
+    runs = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/results.json"))
+    }
     folds = []
     for fold in data.folds:
         tried = {
@@ -101,7 +103,9 @@ def choose(out: Path, data: PropertyData) -> dict[str, Any]:
         "data": data.name,
         "crystals": len(data.crystals),
         "notes": list(data.notes),
-        "settings": {key: value for key, value in first["settings"].items() if key not in ("learning_rate", "weight_decay")},
+        "settings": {
+            key: value for key, value in first["settings"].items() if key not in ("learning_rate", "weight_decay")
+        },
         "complete": len(folds) == len(data.folds),
         "folds": folds,
         **{key: float(np.mean([fold[key] for fold in folds])) for key in ("mae", "rmse", "validation_mae")},
@@ -131,18 +135,20 @@ def read_chosen(out: Path) -> dict[str, Any]:
     return dict(chosen)
 
 
-def chosen_members(out: Path) -> list[Path]:
-    """Folders of the weights of every fold's chosen setting, the folds in order.
+def chosen_members(out: Path) -> list[list[Path]]:
+    """Folders of the weights of every fold's chosen setting, its members in order.
 
     Raises:
         InputError: as :func:`read_chosen`.
 
     """
-    folders = []
-    for fold in read_chosen(out)["folds"]:
-        found = sorted((out / fold["setting"] / f"fold-{fold['name']}").glob(f"seed-*/{TEST}"))
-        folders += [path.with_name("best") for path in found]
-    return folders
+    return [[path.with_name("best") for path in _tests(out, fold)] for fold in read_chosen(out)["folds"]]
+
+
+def _tests(out: Path, fold: dict[str, Any]) -> list[Path]:
+    """Files of the test crystals, one a member of that fold."""
+    found = (out / fold["setting"] / f"fold-{fold['name']}").glob(f"seed-*/{TEST}")
+    return sorted(found, key=lambda path: int(path.parent.name.removeprefix("seed-")))
 
 
 def test_predictions(out: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
@@ -154,8 +160,7 @@ def test_predictions(out: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], 
     """
     labels, said = [], []
     for fold in read_chosen(out)["folds"]:
-        files = sorted((out / fold["setting"] / f"fold-{fold['name']}").glob(f"seed-*/{TEST}"))
-        tests = [read_test(path) for path in files]
+        tests = [read_test(path) for path in _tests(out, fold)]
         labels.append(tests[0][0])
         said.append(np.mean([one for _, one in tests], axis=0))
     return np.concatenate(labels), np.concatenate(said)

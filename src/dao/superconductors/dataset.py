@@ -186,5 +186,3 @@ def rows_without(keys: Sequence[Any], forbidden: Sequence[Any]) -> list[int]:
     """Rows whose key is not among the forbidden ones."""
     taboo = set(forbidden)
     return [row for row, key in enumerate(keys) if key not in taboo]
-
-

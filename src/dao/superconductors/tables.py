@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dao.data.properties.superconductors import GROUPED
 from dao.errors import InputError
 from dao.evaluation.tables import NONE, table
-from dao.figure_file import BLACK, BLUE, GREY, ORANGE, figure_file
+from dao.figure_file import BLACK, BLUE, ORANGE, figure_file
 from dao.prediction.files import write_text
 from dao.superconductors.cross_validation import read_chosen, test_predictions
 
@@ -61,8 +61,9 @@ def _table(runs: Sequence[dict[str, Any]]) -> str:
     folds = [str(i + 1) for i in range(5)]
     lines = [_line(run) for run in runs]
     constant = runs[0]["constant_mae"]
-    for name in ("median", "mean"):
-        lines.append([f"{name} of the training labels", *[NONE] * 5, f"{constant[name]:.3f}", NONE])
+    lines += [
+        [f"{name} of the training labels", *[NONE] * 5, f"{constant[name]:.3f}", NONE] for name in ("median", "mean")
+    ]
     if not grouped:
         lines += [
             [name, *([NONE] * 5 if by_fold is None else [f"{one:.3f}" for one in by_fold]), f"{mean:.3f}", NONE]
@@ -151,11 +152,10 @@ def distribution_figure(structures: Values, others: Values, folder: Path) -> Pat
             (structures, BLUE, f"with structure (SC-s), {len(structures):,}"),
             (others, ORANGE, f"without structure (SC-ns), {len(others):,}"),
         ):
-            axes.hist(values, edges, histtype="step", linewidth=2, color=colour, label=name)
+            axes.hist(values, edges.tolist(), histtype="step", linewidth=2, color=colour, label=name)
             axes.axvline(float(np.median(values)), color=colour, linestyle=":", linewidth=1.5)
         axes.set_xscale("log")
         axes.set_xlabel("Critical temperature (K); dotted: medians")
         axes.set_ylabel("Superconductors")
         axes.legend()
-        axes.tick_params(colors=GREY)
     return path.with_suffix(".png")

@@ -55,7 +55,8 @@ class TcEnsemble:
         said = list(WARNINGS)
         if self.error is not None:
             said.insert(
-                0, f"typical error: a factor of {np.exp(self.error):.1f} either way (cross-validation on superconductors)"
+                0,
+                f"typical error: a factor of {np.exp(self.error):.1f} either way (cross-validation on superconductors)",
             )
         return said
 
@@ -71,7 +72,8 @@ def load_tc(source: str | None, device: str) -> TcEnsemble:
     if folder is None:
         raise InputError("no weights for critical temperatures ship with this installation: give --weights FOLDER")
     if (folder / CHOSEN).is_file():
-        ensemble, error = _members(str(folder), chosen_members(folder), device), read_chosen(folder)["mae"]
+        every = [member for members in chosen_members(folder) for member in members]
+        ensemble, error = _members(str(folder), every, device), read_chosen(folder)["mae"]
     elif members := sorted(path.parent for path in folder.glob("member-*/config.json")):
         ensemble, error = _members(str(folder), members, device), _recorded_error(folder / ENSEMBLE)
     else:
