@@ -103,11 +103,14 @@ def ranked(formula: str, sources: str, samples: int, seed: int, generator: str |
 
 
 def temperatures(source: str | None, formula: str, samples: int, seed: int) -> list[dict[str, Any]]:
-    """Of the reference structure, then of all candidates of the formula together and of each."""
+    """Of the reference, then of all candidates in a cell of the known size together and of each."""
     ensemble = load_tc(source, "cpu")
-    truth = Crystal.from_structure(COMPOUNDS[formula][0], material_id="reference")
+    structure, units, weights = COMPOUNDS[formula]
+    truth = Crystal.from_structure(structure, material_id="reference")
     known = structure_records(ensemble, Structures([truth], ["reference"], []))
-    return known + formula_records(ensemble, formula, predict(formula, samples, seed=seed)[:TOP])
+    return known + formula_records(
+        ensemble, formula, predict(formula, samples, cells=str(units), weights=weights, seed=seed)[:TOP]
+    )
 
 
 def say_temperatures(records: dict[str, list[dict[str, Any]]]) -> None:
@@ -208,8 +211,8 @@ def main() -> None:
         said = {formula: temperatures(options.tc or None, formula, options.samples, 0) for formula in COMPOUNDS}
         say_temperatures(said)
     if options.out is not None:
-        found = {"seen": known, "ranked": rows, "within": curves, "temperatures": said}
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        everything = {"seen": known, "ranked": rows, "within": curves, "temperatures": said}
+        options.out.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":

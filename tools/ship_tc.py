@@ -74,7 +74,8 @@ def check(run: Path, folders: list[Path]) -> None:
     """Print the error on each fold's test crystals of its first member, as it was trained and as it ships."""
     chosen = read_chosen(run)
     data = property_data(chosen["data"])
-    before, after = [], []
+    before: list[torch.Tensor] = []
+    after: list[torch.Tensor] = []
     for fold, (source, *_), small in zip(chosen["folds"], chosen_members(run), folders, strict=True):
         rows = next(one.test for one in data.folds if one.name == fold["name"])
         crystals = data.crystals.select(rows)

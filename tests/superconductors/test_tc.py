@@ -161,9 +161,11 @@ def test_formulas_are_predicted_first(run: Run, monkeypatch: pytest.MonkeyPatch)
         return [candidate(rank, 0.5) for rank in (1, 2, 3)]
 
     monkeypatch.setattr("dao.prediction.pipeline.predict", predict)
-    code, out, _ = run("tc", "NaCl", "--weights", "tc", "--top", "2", "--samples", "7", "--device", "cpu")
+    code, out, _ = run(
+        "tc", "NaCl", "--weights", "tc", "--top", "2", "--samples", "7", "--cells", "2", "--device", "cpu"
+    )
     assert code == 0
-    assert asked == [("NaCl", 7, {"seed": 0, "device": "cpu"})]
+    assert asked == [("NaCl", 7, {"cells": "2", "seed": 0, "device": "cpu"})]
     assert [line.split()[1] for line in out.splitlines()[2:]] == ["all", "candidate", "candidate"]
 
 

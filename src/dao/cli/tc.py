@@ -17,7 +17,7 @@ Examples:
   dao tc POSCAR
   dao tc Nb3Sn
   dao tc structures/ Cr3Os --format json
-  dao tc Cr6Os2 --top 3 --samples 40 --out runs/tc-Cr3Os
+  dao tc Cr6Os2 --cells 2 --top 3 --out runs/tc-Cr3Os
 
 \b
 What is no file or folder is read as a formula, whose structure is predicted first; its first line is over all
@@ -52,6 +52,9 @@ def critical_temperature(
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Candidates of a formula that are looked at.")] = 5,
     samples: Annotated[int, typer.Option(min=1, max=100_000, help="Structures to generate for a formula.")] = 20,
+    cells: Annotated[
+        str, typer.Option(metavar="auto|Z[,Z]", help="Formula units a cell to predict; auto tries 1, 2, 3 and 4.")
+    ] = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[
@@ -81,7 +84,7 @@ def critical_temperature(
     for formula in formulas:
         from dao.prediction.pipeline import predict
 
-        found = predict(formula, samples, seed=seed, device=device)[:top]
+        found = predict(formula, samples, cells=cells, seed=seed, device=device)[:top]
         records += formula_records(ensemble, formula, found)
     if out is not None:
         write_temperatures(out, records, ensemble.warnings(), failures)
