@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,6 +19,34 @@ WEIGHTS = "model.safetensors"
 
 MEMORY = "memory."
 """Prefix of the tensors in a file of weights that are no parameters but the symmetry prior's memory."""
+
+
+ROW_SCALE = "row_scale."
+"""Prefix of the scales of a matrix that is kept in 8 bits, one a row."""
+
+_LARGEST_BYTE = 127
+
+
+def in_eight_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as 8-bit integers and a scale a row, other parameters as they are: half of what bfloat16 takes."""
+    kept: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if value.ndim != 2 or not value.is_floating_point():
+            kept[name] = value
+            continue
+        scale = value.float().abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST_BYTE
+        kept[name] = (value.float() / scale).round().to(torch.int8)
+        kept[ROW_SCALE + name] = scale
+    return kept
+
+
+def _from_eight_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    scales = {name: tensors.pop(name) for name in list(tensors) if name.startswith(ROW_SCALE)}
+    return tensors | {
+        name: tensors[name].float() * scale
+        for name, scale in ((key.removeprefix(ROW_SCALE), value) for key, value in scales.items())
+        if name in tensors and scale.shape == (len(tensors[name]), 1)
+    }
 
 
 def memory_tensors(memory: SymmetryMemory | None) -> dict[str, Tensor]:
@@ -48,6 +77,7 @@ def load_weights(path: Path, model: nn.Module) -> SymmetryMemory | None:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
+    tensors = _from_eight_bits(tensors)
     memory = {name.removeprefix(MEMORY): tensors.pop(name) for name in list(tensors) if name.startswith(MEMORY)}
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(

@@ -66,7 +66,7 @@ def assert_same_crystals(data: PropertyData, crystals: list[Crystal]) -> None:
 
 def test_every_name_is_its_own_and_says_where_its_data_is() -> None:
     known = benchmarks()
-    assert len(known) == 14
+    assert len(known) == 16
     for name, one in known.items():
         assert one.name == name
         with pytest.raises(InputError, match=f"^{name}: none of {one.files[0]}.*set DAO_DATA.*source: "):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dao import predict
+from dao.crystal import Crystal
 from dao.models import MODELS, Generator, Predictor, read_config
+from dao.prediction.energies import Structures
+from dao.superconductors.tc import load_tc, structure_records
 from dao.training.validation import energy_errors, labelled_crystals, match_first, validation_crystals
 from dao.weight_files import WEIGHTS
-from dao.weights import DEFAULT, DEFAULT_PREDICTOR, largest_trained_cell, read_card, shipped
+from dao.weights import DEFAULT, DEFAULT_PREDICTOR, largest_trained_cell, read_card, shipped, shipped_tc
+
+FCC, BCC = ((0, 1, 1), (1, 0, 1), (1, 1, 0)), ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
 
 
 def test_weights_ship_with_a_card_and_are_small() -> None:
@@ -34,6 +40,25 @@ def test_shipped_weights_say_which_cells_they_know() -> None:
         "small-52": 52,
     }
     assert largest_trained_cell("someone/on-the-hub") is None
+
+
+def test_the_ensemble_for_critical_temperatures_knows_what_is_known() -> None:
+    folder = shipped_tc()
+    if folder is None:
+        pytest.skip("no weights for critical temperatures ship")
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
+    assert "## Limits" in read_card(folder)
+    ensemble = load_tc(None, "cpu")
+    assert len(ensemble.predictors.members) == 5
+    assert ensemble.error is not None
+    # niobium, 9.3 K, and iridium, 0.1 K, are in its training set: they must come out in this order
+    niobium, iridium = (
+        Crystal([number], [[0.0, 0.0, 0.0]], np.array(cell) * edge / 2)
+        for number, cell, edge in ((41, BCC, 3.30), (77, FCC, 3.84))
+    )
+    records = structure_records(ensemble, Structures([niobium, iridium], ["Nb", "Ir"], []))
+    assert records[0]["tc"] > 2 * records[1]["tc"]
+    assert all(record["tc_low"] < record["tc"] < record["tc_high"] for record in records)
 
 
 def test_rocksalt_is_found_in_a_few_samples() -> None:

@@ -104,6 +104,8 @@ def build_app() -> typer.Typer:
         prototypes,
         relax,
         serve,
+        superconductors,
+        tc,
         train,
         weights,
     )
@@ -121,12 +123,14 @@ def build_app() -> typer.Typer:
     app.command(epilog=energy.EXAMPLES)(energy.energy)
     app.command(epilog=relax.EXAMPLES)(relax.relax)
     app.command("property", epilog=properties.EXAMPLES)(properties.predict_property)
+    app.command("tc", epilog=tc.EXAMPLES)(tc.critical_temperature)
     app.command(epilog=train.EXAMPLES)(train.train)
     app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
     app.add_typer(data.app, name="data")
     app.add_typer(evaluate.app, name="evaluate")
     app.add_typer(finetune.app, name="finetune")
     app.add_typer(prototypes.app, name="prototypes")
+    app.add_typer(superconductors.app, name="superconductors")
     app.add_typer(weights.app, name="weights")
     return app
 

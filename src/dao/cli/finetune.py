@@ -20,10 +20,10 @@ Examples:
 \b
 Benchmarks (their files are looked for in $DAO_DATA): matbench_phonons, matbench_jdft2d, matbench_dielectric,
 matbench_log_kvrh, jarvis_ehull, jarvis_mbj_gap, mp_gap, mp_bulk, mp_shear, aflow_bulk_modulus, aflow_shear_modulus,
-aflow_debye_temperature, aflow_thermal_conductivity, aflow_thermal_expansion. Their folds are the published ones. A file
-is split by its column "split" (train, val, test), or else at random. An interrupted run goes on when the same command
-is given again. The weights that are best on validation are kept; dao property uses them, dao evaluate properties
-prints tables."""
+aflow_debye_temperature, aflow_thermal_conductivity, aflow_thermal_expansion, supercon_tc, supercon_tc_grouped (see dao
+superconductors train). Their folds are the published ones, and ours of superconductors. A file is split by its column
+"split" (train, val, test), or else at random. An interrupted run goes on when the same command is given again. The
+weights that are best on validation are kept; dao property uses them, dao evaluate properties prints tables."""
 
 app = typer.Typer(
     help="Finetune the predictor to what it was not pretrained on.", no_args_is_help=True, rich_markup_mode=None

@@ -30,9 +30,9 @@ COLUMNS = {
 def list_weights(output: FormatOption = "table") -> None:
     """List the weights that ship with the package."""
     from dao.cli.output import print_json, print_table
-    from dao.weights import DEFAULT, DEFAULT_PREDICTOR, read_config, shipped
+    from dao.weights import DEFAULT, DEFAULT_PREDICTOR, TC, read_config, shipped, shipped_tc
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "model": read_config(folder).get("model"),
@@ -43,6 +43,18 @@ def list_weights(output: FormatOption = "table") -> None:
         }
         for name, folder in shipped().items()
     ]
+    ensemble = shipped_tc()
+    if ensemble is not None:
+        members = sorted(path.parent for path in ensemble.glob("member-*/config.json"))
+        said = {
+            "name": TC,
+            "model": f"property, {len(members)} members",
+            "parameters": sum(read_config(member).get("parameters", 0) for member in members),
+            "megabytes": round(sum(_megabytes(member) for member in members), 1),
+            "default": "yes",
+            "folder": str(ensemble),
+        }
+        rows.append(said)
     if output == "json":
         print_json([{**row, "default": row["default"] == "yes"} for row in rows])
     else:
@@ -64,12 +76,14 @@ def info(
     """Show one set of weights: its settings, training record and model card."""
     from dao.cli.output import print_json
     from dao.errors import InputError
-    from dao.weights import read_card, read_config, resolve
+    from dao.weights import TC, read_card, read_config, resolve, shipped_tc
 
-    folder = resolve(name)
+    ensemble = shipped_tc() if name == TC else None
+    folder = ensemble or resolve(name)
     if isinstance(folder, str):
         raise InputError(f"weights {name!r}: info reads shipped weights and folders on disk, not the Hub")
-    config, card = read_config(folder), read_card(folder)
+    # of an ensemble, the first of its members stands for all
+    config, card = read_config(folder if ensemble is None else folder / "member-0"), read_card(folder)
     if output == "json":
         print_json({"folder": str(folder), "config": config, "card": card})
         return

@@ -146,6 +146,23 @@ def pack_crystals(crystals: Iterable[Crystal], columns: Sequence[str] = ()) -> P
     )
 
 
+def joined(first: PackedCrystals, second: PackedCrystals) -> PackedCrystals:
+    """Both, one after the other, with the labels that both have and without columns or sites."""
+    return PackedCrystals(
+        atomic_numbers=torch.cat([first.atomic_numbers, second.atomic_numbers]),
+        frac_coords=torch.cat([first.frac_coords, second.frac_coords]),
+        lattice=torch.cat([first.lattice, second.lattice]),
+        offsets=torch.cat([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        ids=(*first.ids, *second.ids),
+        columns={},
+        labels={
+            name: torch.cat([values, second.labels[name]])
+            for name, values in first.labels.items()
+            if name in second.labels
+        },
+    )
+
+
 def _wrapped(frac_coords: npt.NDArray[Any]) -> Float[Tensor, "a 3"]:
     coords = frac_coords.astype(np.float32)
     coords -= np.floor(coords)

@@ -78,14 +78,14 @@ def as_parquet(source: Path) -> Iterator[Path]:
         with reading(str(source)):
             table = pq.read_table(shards)
     else:
-        table = _table(list(read_crystals(source)))
+        table = table_with_labels(list(read_crystals(source)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{source.stem}.parquet"
         pq.write_table(table, path)
         yield path
 
 
-def _table(crystals: Sequence[Crystal]) -> pa.Table:
+def table_with_labels(crystals: Sequence[Crystal]) -> pa.Table:
     """Crystals in the uniform layout, with those labels that are scalars."""
     columns: dict[str, pa.Array] = {
         "material_id": pa.array([one.name for one in crystals], pa.string()),

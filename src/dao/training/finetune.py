@@ -24,6 +24,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from dao.data.properties.base import Fold, PropertyData
+from dao.data.store import joined
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import read_config
@@ -204,20 +205,27 @@ def _train(
     progress: bool,
     note: Callable[[str], None],
 ) -> None:
-    train, validation = (fold.train, fold.validation)
-    if validation is None:
+    train, validation = fold.train, fold.validation
+    if validation is None and fold.validations:
+        validation = fold.validations[(seed - settings.seed) % len(fold.validations)]
+        train = train[~torch.isin(train, validation)]
+    elif validation is None:
         # the same crystals for every member: their errors compare
         train, validation = inner_split(fold.train, settings.seed)
     # columns of the source are not trained on
     crystals = replace(data.crystals, columns={}, labels={data.label: data.labels})
-    training_set, validation_set, test_set = (crystals.select(rows) for rows in (train, validation, fold.test))
+    own_set, validation_set, test_set = (crystals.select(rows) for rows in (train, validation, fold.test))
+    training_set = own_set
+    if data.extra is not None and fold.extra is not None and len(fold.extra):
+        training_set = joined(own_set, data.extra.select(fold.extra))
     recipe = recipe_of(data, fold, settings, seed, len(training_set))
     task = PropertyTask(recipe, validation_set)
     train_packed(recipe, task, training_set, out=folder, data=data.file, device=device, progress=progress, note=note)
     model = PropertyPredictor.load(folder / "best", device=choose_device(device))
-    mean = training_set.labels[data.label].double().mean()
+    mean = own_set.labels[data.label].double().mean()
     figures = {
-        "train": len(training_set),
+        "train": len(own_set),
+        "extra": len(training_set) - len(own_set),
         "validation": len(validation_set),
         "test": len(test_set),
         "best_validation_mae": model.config.training["best_validation_mae"],
@@ -343,6 +351,7 @@ def _fold_figures(name: str, members: Sequence[Path]) -> dict[str, Any]:
     return {
         "name": name,
         **{key: figures[0][key] for key in ("train", "validation", "test")},
+        "extra": figures[0].get("extra", 0),
         "members": len(members),
         "validation_mae": float(np.mean([one["best_validation_mae"] for one in figures])),
         "mae": float(np.abs(predictions - labels).mean()),

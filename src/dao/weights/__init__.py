@@ -18,6 +18,9 @@ DEFAULT = "small"
 DEFAULT_PREDICTOR = "predictor"
 """The shipped weights that ``dao energy`` and ``dao relax`` use unless told otherwise."""
 
+TC = "tc"
+"""The folder of the ensemble that ``dao tc`` uses unless told otherwise."""
+
 CONFIG = "config.json"
 CARD = "README.md"
 
@@ -70,6 +73,12 @@ def shipped_ranker() -> Path | None:
     """File of the learned ranker inside this package; None where none ships."""
     path = _SHELF / "ranker" / "ranker.json"
     return path if path.is_file() else None
+
+
+def shipped_tc() -> Path | None:
+    """Folder of the ensemble for critical temperatures inside this package; None where none ships."""
+    folder = _SHELF / TC
+    return folder if any(folder.glob(f"member-*/{CONFIG}")) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

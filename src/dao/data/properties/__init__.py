@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark by its name."""
-    from dao.data.properties import aflow, jarvis, matbench, materials_project
+    from dao.data.properties import aflow, jarvis, matbench, materials_project, superconductors
 
-    modules = (matbench, jarvis, materials_project, aflow)
+    modules = (matbench, jarvis, materials_project, aflow, superconductors)
     return {one.name: one for module in modules for one in module.BENCHMARKS}
 
 

@@ -40,8 +40,11 @@ class Fold:
     Attributes:
         name: of the split.
         train: rows to train on.
-        validation: rows to choose by; None where the publisher fixed none, and some of ``train`` must serve.
+        validation: rows to choose by; None where the publisher fixed none, and some of ``train`` must serve: one of
+            ``validations``, or where there are none a tenth at random.
         test: rows that nothing is chosen by.
+        extra: rows of the data's extra crystals to train on as well; None: none.
+        validations: parts of ``train``, of which the members of an ensemble choose by one each, in turn.
 
     """
 
@@ -49,6 +52,8 @@ class Fold:
     train: Int[Tensor, " b"]
     validation: Int[Tensor, " c"] | None
     test: Int[Tensor, " d"]
+    extra: Int[Tensor, " e"] | None = None
+    validations: tuple[Int[Tensor, " _"], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,7 @@ class PropertyData:
         folds: splits, at least one.
         file: where they were read.
         notes: what to say beside any result, such as how many crystals are missing.
+        extra: further labelled crystals, which are trained on where a fold says so, and never validated or tested on.
 
     """
 
@@ -77,6 +83,7 @@ class PropertyData:
     folds: tuple[Fold, ...]
     file: Path
     notes: tuple[str, ...] = ()
+    extra: PackedCrystals | None = None
 
     @property
     def labels(self) -> Tensor:

@@ -63,7 +63,8 @@ def alignn_fold(count: int) -> Fold:
     held_out = int(HELD_OUT * count)
     train = int((1 - 2 * HELD_OUT) * count)
     validation, test = order[count - 2 * held_out : count - held_out], order[count - held_out :]
-    return Fold("0", *(torch.tensor(sorted(rows), dtype=torch.long) for rows in (order[:train], validation, test)))
+    parts = [torch.tensor(sorted(rows), dtype=torch.long) for rows in (order[:train], validation, test)]
+    return Fold("0", parts[0], parts[1], parts[2])
 
 
 def _read(benchmark: Benchmark, file: Path) -> PropertyData:
