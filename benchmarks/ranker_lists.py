@@ -27,7 +27,7 @@ from dao.evaluation.targets import Targets, find_data, load_targets
 from dao.jsonl import JsonLines, read_made_by
 from dao.models import Predictor
 from dao.prediction.energies import load_predictor, predict_with_errors
-from dao.prediction.proposals import merged, proposed, with_space_group_shares
+from dao.prediction.proposals import merged, proposed, space_group_votes, with_space_group_shares
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence, same_crystals, with_energies
 from dao.prediction.sources import resolve_table
@@ -112,7 +112,7 @@ def make(
     own = proposed(proposer, "list", cells, proposals, samples=len(found), exclude_same_composition=exclude)
     every = [*own, *generated]
     groups = same_crystals([one.crystal for one in every], distinct=len(own))
-    every = with_space_group_shares(every, proposer, cells, exclude_same_composition=exclude)
+    every = with_space_group_shares(every, space_group_votes(proposer, cells, exclude_same_composition=exclude))
     said = predict_with_errors(model, [one.crystal for one in every])
     every = with_energies(every, [one.energy for one in said], [one.error for one in said])
     pairs = [(i, 0) for i in range(len(every))]

@@ -22,7 +22,7 @@ from dao.evaluation.csp import Predicted
 from dao.evaluation.targets import Targets
 from dao.jsonl import JsonLines
 from dao.prediction.judging import Judge, Judging
-from dao.prediction.proposals import merged, proposed, with_space_group_shares
+from dao.prediction.proposals import with_proposals
 from dao.prediction.prototype_table import PrototypeTable
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import rank_by_recurrence
@@ -138,18 +138,7 @@ class _Maker:
         row, numbers, samples = task
         found = [(1, index, crystal) for index, crystal in enumerate(samples)]
         ranked = rank_by_recurrence("evaluation", len(numbers), found, total=len(found), source="generator")
-        exclude = self.sources.exclude_same_composition
-        own = proposed(
-            self.proposer,
-            "evaluation",
-            {1: numbers},
-            self.sources.proposals,
-            samples=len(found),
-            exclude_same_composition=exclude,
-        )
-        every = with_space_group_shares(
-            merged(ranked, own), self.proposer, {1: numbers}, exclude_same_composition=exclude
-        )
+        every = with_proposals(ranked, self.proposer, "evaluation", {1: numbers}, self.sources, samples=len(found))
         return row, [one.crystal for one in self.judge.rank(every)]
 
 
