@@ -172,7 +172,7 @@ def _from_line(line: Any) -> Answer:  # noqa: ANN401 -- what a line of JSON hold
 
 
 def check_table(path: Path, data: Path, split: str | None) -> None:
-    """Refuse a table whose record says that it was built from the crystals that it is to be scored on.
+    """Refuse a table unless its record says that the crystals that it is to be scored on are not in it.
 
     Args:
         path: of the table.
@@ -180,16 +180,21 @@ def check_table(path: Path, data: Path, split: str | None) -> None:
         split: that they are of; None: all of it.
 
     Raises:
-        InputError: it was, or there is no such table.
+        InputError: they are or may be, or there is no such table.
 
     """
     record = PrototypeTable.load(path).record
     left_out = [one for one in record.get("left_out", []) if one["source"] == data.name]
     if any(not one["splits"] or split in one["splits"] for one in left_out):
         return
+    of = f" of split {split}" if split else ""
+    if record.get("source") != data.name:
+        raise InputError(
+            f"--table {path}: may hold what it would be scored on: its record does not say that the crystals of"
+            f" {data.name}{of} were left out (dao prototypes build --leave-out)"
+        )
     splits = record.get("splits", [])
-    if record.get("source") == data.name and (split is None or not splits or split in splits):
-        of = f" of split {split}" if split else ""
+    if split is None or not splits or split in splits:
         raise InputError(f"--table {path}: was built from the crystals of {data.name}{of}, which it would be scored on")
 
 

@@ -6,6 +6,7 @@ validation crystals (docs/experiments.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
+from dao.geometry.wyckoff import operations
 from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
@@ -188,9 +190,9 @@ def merged(
 ) -> list[Candidate]:
     """Both lists as one, each crystal once: in turns, beginning with the prototypes'.
 
-    A crystal that both found has the prototype's geometry, whose symmetry is exact, at the generator's volume, which is
-    the better one (docs/experiments.md), the generator's count, and the better of its two places. ``groups`` says which
-    of both lists, the prototypes' first, are the same crystal, where that is known.
+    A crystal that both found has the more symmetric of its geometries, else the prototype's, at the generator's volume,
+    which is the better one (docs/experiments.md), the generator's count, and the better of its two places. ``groups``
+    says which of both lists, the prototypes' first, are the same crystal, where that is known.
     """
     every = [*prototypes, *generated]
     places = [*(2 * i for i in range(len(prototypes))), *(2 * i + 1 for i in range(len(generated)))]
@@ -198,15 +200,39 @@ def merged(
     for group in groups or same_crystals([one.crystal for one in every], distinct=len(prototypes)):
         first = every[group[0]]
         others = [every[i] for i in group if i >= len(prototypes)]
-        if group[0] < len(prototypes) and others:
-            first = replace(
-                first,
-                crystal=scaled(first.crystal, max(others, key=lambda one: one.count).volume_per_atom),
-                source="both",
-                count=sum(one.count for one in others),
-                asked_atoms=min((one.asked_atoms for one in (first, *others) if one.asked_atoms), default=None),
-                sample_indices=tuple(pair for one in others for pair in one.sample_indices),
-            )
-        kept.append((min(places[i] for i in group), first))
+        one = _of_both(first, others) if group[0] < len(prototypes) and others else first
+        kept.append((min(places[i] for i in group), one))
     kept.sort(key=lambda item: item[0])
     return [replace(one, rank=rank) for rank, (_, one) in enumerate(kept, start=1)]
+
+
+def _of_both(prototype: Candidate, samples: Sequence[Candidate]) -> Candidate:
+    """One candidate of a proposal and those of the generator that are the same crystal.
+
+    A symmetry that samples have only at a looser tolerance than the proposal's is no reason to give up its geometry: it
+    would undo true distortions.
+    """
+    tolerance = _tolerance(prototype)
+    shown = max((prototype, *(one for one in samples if _tolerance(one) <= tolerance)), key=_symmetry)
+    return replace(
+        shown,
+        crystal=scaled(shown.crystal, max(samples, key=lambda one: one.count).volume_per_atom),
+        source="both",
+        count=sum(one.count for one in samples),
+        sample_indices=tuple(pair for one in samples for pair in one.sample_indices),
+        asked_atoms=min((one.asked_atoms for one in (prototype, *samples) if one.asked_atoms), default=None),
+        prototype=prototype.prototype,
+        prototype_distance=prototype.prototype_distance,
+        prototype_members=prototype.prototype_members,
+        prototype_share=prototype.prototype_share,
+    )
+
+
+def _tolerance(one: Candidate) -> float:
+    """In A, at which it has its symmetry."""
+    return math.inf if one.symprec is None else one.symprec
+
+
+def _symmetry(one: Candidate) -> float:
+    """Symmetry operations, pure translations included, in a cell of given size (per atom of it)."""
+    return len(operations(one.space_group_number)[0]) / one.num_atoms
