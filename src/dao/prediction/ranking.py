@@ -187,8 +187,8 @@ def same_crystals(crystals: Sequence[Crystal], distinct: int = 0) -> list[list[i
 
     What fits, pymatgen's StructureMatcher says at its own tolerances, tighter than the benchmark's, so that polymorphs
     stay apart; where neighbourhoods leave no doubt (:data:`ALIKE`, :data:`UNLIKE`) it is not asked, nor of cells of
-    different size, which never fit (:data:`SUPERCELL`). The crystals must be primitive and of one composition; the first
-    ``distinct`` are known to differ from each other.
+    different size, which never fit (:data:`SUPERCELL`). The crystals must be primitive and of one composition; the
+    first ``distinct`` are known to differ from each other.
     """
     from dao.evaluation.matching_search import Tolerances, TooLargeError, fits, reduced
 
