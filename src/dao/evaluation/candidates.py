@@ -32,8 +32,8 @@ from dao.progress import CountProgress
 if TYPE_CHECKING:
     from dao.evaluation.run import How
 
-Task = tuple[int, tuple[int, ...], list[Crystal]]
-"""A target's row, the atomic numbers of its cell, and the generator's samples."""
+Task = tuple[int, tuple[int, ...], list[Crystal | None]]
+"""A target's row, the atomic numbers of its cell, and the generator's samples, None for one that is no crystal."""
 
 Answer = tuple[int, list[Crystal]]
 
@@ -95,7 +95,9 @@ class Candidates:
         tasks = []
         for row in self.missing:
             samples = () if self.generated is None else self.generated.crystals[row]
-            bare = [Crystal(one.atomic_numbers, one.frac_coords, one.lattice) for one in samples if one is not None]
+            bare = [
+                None if one is None else Crystal(one.atomic_numbers, one.frac_coords, one.lattice) for one in samples
+            ]
             tasks.append((row, compositions[row], bare))
         with closing(self._answers(tasks, workers)) as answers:
             while batch := list(islice(answers, AT_A_TIME)):
@@ -136,9 +138,11 @@ class _Maker:
 
     def __call__(self, task: Task) -> Answer:
         row, numbers, samples = task
-        found = [(1, index, crystal) for index, crystal in enumerate(samples)]
-        ranked = rank_by_recurrence("evaluation", len(numbers), found, total=len(found), source="generator")
-        every = with_proposals(ranked, self.proposer, "evaluation", {1: numbers}, self.sources, samples=len(found))
+        found = [(1, index, crystal) for index, crystal in enumerate(samples) if crystal is not None]
+        # of all that the generator made, as in dao predict
+        total = len(samples)
+        ranked = rank_by_recurrence("evaluation", len(numbers), found, total=total, source="generator")
+        every = with_proposals(ranked, self.proposer, "evaluation", {1: numbers}, self.sources, samples=total)
         return row, [one.crystal for one in self.judge.rank(every)]
 
 

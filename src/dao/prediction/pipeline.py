@@ -43,7 +43,14 @@ class FormulaResult:
     """None where prototypes alone propose."""
     settings: SamplerSettings | None
     seed: int
-    judge: Judge
+    walker: Walker
+    refined_from: float | None
+    """Time that prototype proposals were noised to; None: they were not."""
+
+    @property
+    def judge(self) -> Judge:
+        """What ranked, and guided."""
+        return self.walker.judge
 
     @property
     def discarded(self) -> int:
