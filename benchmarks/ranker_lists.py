@@ -27,7 +27,7 @@ from dao.evaluation.targets import Targets, find_data, load_targets
 from dao.jsonl import JsonLines, read_made_by
 from dao.models import Predictor
 from dao.prediction.energies import load_predictor, predict_with_errors
-from dao.prediction.proposals import merged, proposed, with_space_group_shares
+from dao.prediction.proposals import merged, proposed, space_group_votes, with_space_group_shares
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence, same_crystals, with_energies
 from dao.prediction.sources import resolve_table
@@ -50,6 +50,8 @@ class Lists:
         generated: G candidates, the most recurrent first.
         groups: which of the P + G are the same crystal.
         rms: (P + G) RMS distance to the true crystal; nan: no match.
+        both: energy and its expected error of each candidate of both, whose volumes are not those of the parts; None
+            where not known.
 
     """
 
@@ -60,9 +62,10 @@ class Lists:
     generated: list[Candidate]
     groups: list[list[int]]
     rms: list[float | None]
+    both: list[tuple[float, float | None]] | None = None
 
     def within(self, samples: int, proposals: int) -> Lists:
-        """What fewer samples and proposals would have brought, but for the volumes of crystals found several times."""
+        """What fewer samples and proposals would have brought, but for volumes and energies of what is found again."""
         kept = list(range(min(proposals, len(self.prototypes))))
         found = []
         for place, one in enumerate(self.generated, start=len(self.prototypes)):
@@ -73,25 +76,36 @@ class Lists:
         kept += [place for place, _ in found]
         places = {place: i for i, place in enumerate(kept)}
         groups = [sorted(places[i] for i in group if i in places) for group in self.groups]
+        whole = len(kept) == len(self.rms) and sum(one.count for _, one in found) == sum(
+            one.count for one in self.generated
+        )
         return replace(
             self,
             prototypes=[replace(one, samples=samples) for one in self.prototypes[:proposals]],
             generated=[one for _, one in found],
             groups=sorted(group for group in groups if group),
             rms=[self.rms[place] for place in kept],
+            both=self.both if whole else None,
         )
 
     def candidates(self, sources: str) -> tuple[list[Candidate], np.ndarray[Any, np.dtype[np.float64]]]:
         """Of ``generator``, ``prototypes`` or ``both``, and the RMS distance of each, nan = no match."""
-        every = [*self.prototypes, *self.generated]
-        distances = {id(one.crystal): np.nan if rms is None else rms for one, rms in zip(every, self.rms, strict=True)}
+        numbered = [
+            replace(one, crystal=replace(one.crystal, material_id=str(number)))
+            for number, one in enumerate([*self.prototypes, *self.generated])
+        ]
+        prototypes, generated = numbered[: len(self.prototypes)], numbered[len(self.prototypes) :]
         if sources == "both":
-            found = merged(self.generated, self.prototypes, self.groups)
+            found = merged(generated, prototypes, self.groups)
+            if self.both is not None:
+                found = with_energies(found, [energy for energy, _ in self.both], [error for _, error in self.both])
         elif sources == "generator":
-            found = [replace(one, space_group_share=None) for one in self.generated]
+            found = [replace(one, space_group_share=None) for one in generated]
         else:
-            found = [replace(one, samples=0) for one in self.prototypes]
-        return found, np.array([distances[id(one.crystal)] for one in found])
+            found = [replace(one, samples=0) for one in prototypes]
+        # matching does not depend on volumes, which are all that merging changes
+        distances = [self.rms[int(str(one.crystal.material_id))] for one in found]
+        return found, np.array([np.nan if rms is None else rms for rms in distances])
 
 
 def make(
@@ -112,9 +126,11 @@ def make(
     own = proposed(proposer, "list", cells, proposals, samples=len(found), exclude_same_composition=exclude)
     every = [*own, *generated]
     groups = same_crystals([one.crystal for one in every], distinct=len(own))
-    every = with_space_group_shares(every, proposer, cells, exclude_same_composition=exclude)
+    every = with_space_group_shares(every, space_group_votes(proposer, cells, exclude_same_composition=exclude))
     said = predict_with_errors(model, [one.crystal for one in every])
     every = with_energies(every, [one.energy for one in said], [one.error for one in said])
+    both = merged(every[len(own) :], every[: len(own)], groups)
+    of_both = predict_with_errors(model, [one.crystal for one in both])
     pairs = [(i, 0) for i in range(len(every))]
     matches = match_pairs([one.crystal for one in every], [target], pairs, seconds=10.0)
     return {
@@ -126,6 +142,7 @@ def make(
         "generated": [to_record(one) for one in every[len(own) :]],
         "groups": groups,
         "rms": [match.rms for match in matches],
+        "both": [(one.energy, one.error) for one in of_both],
     }
 
 

@@ -22,7 +22,7 @@ FAKE_WORKER = [sys.executable, str(Path(__file__).parent / "app" / "fake_worker.
 @contextlib.contextmanager
 def serving(out: Path, worker: Sequence[str]) -> Iterator[str]:
     """A server on a free port of this machine; its address."""
-    supervisor = Supervisor(Store(out), worker, max_queue=5, made_with={})
+    supervisor = Supervisor(Store(out), worker, max_queue=5, made_with=dict)
     app = make_app(supervisor, Hosts("127.0.0.1"), Defaults(samples=4, trained=20, weights="tiny"))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="on", server_header=False))
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -47,7 +47,7 @@ def test_the_job_has_the_fields_of_a_job() -> None:
 
 
 def test_the_table_has_every_address(tmp_path: Path) -> None:
-    supervisor = Supervisor(Store(tmp_path), [], max_queue=1, made_with={})
+    supervisor = Supervisor(Store(tmp_path), [], max_queue=1, made_with=dict)
     app = make_app(supervisor, protection.Hosts("127.0.0.1"), Defaults(samples=1, trained=None, weights=""))
     listed = {
         (verb, path.partition("?")[0]) for verb, path in re.findall(r"^\| `(GET|POST) ([^`]+)` \|", TEXT, re.MULTILINE)

@@ -68,8 +68,17 @@ def test_progress_never_goes_back_and_is_not_said_too_often(tmp_path: Path, monk
     ]  # fmt: skip
 
 
-def test_what_samples_were_made_with() -> None:
+def test_what_samples_were_made_with(tmp_path: Path) -> None:
     import dao
 
-    assert Predicting().described() == {"version": dao.__version__, "weights": "small"}
-    assert Predicting(weights="x", steps=3).described()["steps"] == "3"
+    told = Predicting().described()
+    assert told == {"version": dao.__version__, "weights": "small", "weights_sha256": told["weights_sha256"]}
+    gone = Predicting(weights="x", steps=3).described()
+    assert gone == {"version": dao.__version__, "weights": "x", "steps": "3"}
+    # weights that are trained anew in place are others
+    predicting = Predicting(weights=str(tmp_path / "tiny"))
+    tiny_generator().save(tmp_path / "tiny")
+    before = predicting.described()
+    assert predicting.described() == before
+    tiny_generator(seed=1).save(tmp_path / "tiny")
+    assert predicting.described()["weights_sha256"] != before["weights_sha256"]

@@ -33,6 +33,7 @@ class FakePipeline:
     records: list[dict[str, Any]] = field(default_factory=list)
     discarded: int = 0
     earlier: int = 0
+    other_versions: dict[str, int] = field(default_factory=dict)
 
     def predict_to_folder(
         self,
@@ -226,6 +227,14 @@ def test_partly_done_is_3(run: Run, pipeline: FakePipeline) -> None:
 def test_discarded_samples_are_counted(run: Run, pipeline: FakePipeline) -> None:
     pipeline.discarded = 3
     assert "\n3 samples were no crystals and are left out (samples.jsonl says why)\n" in run("predict", "NaCl")[2]
+    assert run("predict", "NaCl", "--quiet")[2] == ""
+
+
+def test_another_version_is_a_note(run: Run, pipeline: FakePipeline) -> None:
+    pipeline.other_versions = {"0.0.1": 1}
+    code, _, err = run("predict", "NaCl")
+    assert code == 0
+    assert f"\n1 of 1 formula had been finished by DAO 0.0.1, not {dao.__version__}: what fits" in err
     assert run("predict", "NaCl", "--quiet")[2] == ""
 
 

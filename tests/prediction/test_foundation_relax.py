@@ -115,11 +115,16 @@ def test_what_becomes_the_same_crystal_is_one() -> None:
         space_group_number=123,
         source="prototype",
         prototype="KBr",
+        prototype_distance=0.1,
+        prototype_members=7,
+        prototype_share=0.3,
     )
     after = Relaxing(potential="toy", top=3).load("cpu", None)([first, copy, replace(second, rank=3)])
     assert len(after) == 2
     joined = next(one for one in after if one.source == "both")
     assert (joined.count, joined.prototype) == (first.count + copy.count, "KBr")
+    # what belongs to that prototype, whichever of the two is shown
+    assert (joined.prototype_distance, joined.prototype_members, joined.prototype_share) == (0.1, 7, 0.3)
 
 
 def test_a_potential_that_fails_leaves_the_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from dao.element_distances import element_distances
 from dao.geometry.cells import niggli_reduce
 from dao.prediction.novelty import KnownKinds, with_novelty
 from dao.prediction.prototype_build import build_table
+from dao.prediction.prototype_table import PrototypeTable
 from dao.prediction.ranking import rank_by_recurrence
 
 
@@ -45,7 +46,7 @@ def strange() -> Crystal:
     ],
 )
 def test_readings(known: KnownKinds, crystal: Crystal, group: int, reading: str, like: str | None) -> None:
-    found = known.novelty(crystal, group)
+    found = known.novelty(crystal)
     assert found.reading == reading
     assert found.like is not None
     if like is not None:
@@ -60,12 +61,12 @@ def test_neither_cell_nor_order_nor_volume_matter(known: KnownKinds) -> None:
     perovskite = toy("perovskite", ("Sr", "Ti", "O"), 3.9)
     for _ in range(3):
         other = niggli_reduce(disguised(perovskite, rng))
-        assert known.novelty(other, 221).record() == known.novelty(perovskite, 221).record()
+        assert known.novelty(other).record() == known.novelty(perovskite).record()
 
 
 def test_without_anything_of_these_counts(known: KnownKinds) -> None:
     five = Crystal([11, 11, 11, 11, 17], np.linspace(0.0, 0.9, 15).reshape(5, 3), 6.0 * np.eye(3))
-    found = known.novelty(five, 1)
+    found = known.novelty(five)
     assert (found.reading, found.like, found.record()["distance_to_known"]) == ("new arrangement", None, None)
     json.dumps(found.record(), allow_nan=False)
 
@@ -82,11 +83,20 @@ def test_candidates_say_what_they_are_like(known: KnownKinds) -> None:
     assert record["distance_to_known"] > 0.2
 
 
+def test_all_of_the_same_counts_are_compared_with(known: KnownKinds) -> None:
+    """However many come first."""
+    kinds = [build_table(pack_crystals([toy(kind, ("Na", "Cl"), 5.0)]), {}) for kind in ("zincblende", "rocksalt")]
+    many, last = (one.prototype(0) for one in kinds)
+    table = PrototypeTable.pack([*[many] * 900, last], kinds[0].atomic_volumes, {})
+    found = KnownKinds(table, known.distances).novelty(toy("rocksalt", ("Na", "Cl"), 5.6))
+    assert (found.reading, found.like, found.space_group) == ("known crystal", "NaCl", 225)
+
+
 def test_it_is_quick(known: KnownKinds) -> None:
     rng = np.random.default_rng(0)
     large = Crystal([38, 22, 8, 8, 8], rng.random((5, 3)), 4.0 * np.eye(3))
-    known.novelty(large, 221)
+    known.novelty(large)
     begin = time.process_time()
     for _ in range(10):
-        known.novelty(large, 221)
+        known.novelty(large)
     assert time.process_time() - begin < 10 * 0.1

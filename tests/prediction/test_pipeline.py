@@ -262,6 +262,25 @@ def test_what_is_finished_is_not_made_again(tmp_path: Path, weights: Path, monke
     assert again(both)[1] == ["NaCl"]
 
 
+def test_another_version_is_said_and_what_fits_is_kept(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run({NACL: (1,), MGO: (1,)}, tmp_path, weights).other_versions == {}
+    settings = {one: tmp_path / one / "settings.json" for one in ("NaCl", "MgO")}
+    said = {one: json.loads(path.read_text()) for one, path in settings.items()}
+    assert said["NaCl"]["version"] == dao.__version__
+    settings["NaCl"].write_text(json.dumps(said["NaCl"] | {"version": "0.0.1"}))
+    # an early version did not say
+    settings["MgO"].write_text(json.dumps({key: value for key, value in said["MgO"].items() if key != "version"}))
+    monkeypatch.setattr("dao.sampling._sample_batch", lambda *_, **__: pytest.fail("sampled again"))
+    second = run({NACL: (1,), MGO: (1,)}, tmp_path, weights)
+    assert (second.earlier, second.other_versions) == (2, {"0.0.1": 1, "an unknown version": 1})
+    # candidates that are made again are this version's
+    third = run({NACL: (1,)}, tmp_path, weights, formats=("poscar",))
+    assert (third.earlier, third.other_versions) == (0, {"0.0.1": 1})
+    assert run({NACL: (1,)}, tmp_path, weights, formats=("poscar",)).other_versions == {}
+
+
 class KilledError(BaseException):
     pass
 

@@ -5,13 +5,21 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.core.structure_matcher import StructureMatcher
 from toys import toy
 
 from dao.crystal import Crystal
 from dao.geometry.cells import niggli_reduce
-from dao.prediction.ranking import UNLIKE, Candidate, neighbourhoods, rank_by_recurrence, read_symmetry
+from dao.prediction.ranking import (
+    ALIKE,
+    UNLIKE,
+    Candidate,
+    neighbourhoods,
+    rank_by_recurrence,
+    read_symmetry,
+    same_crystals,
+)
 
 ROCKSALT = toy("rocksalt", ("Na", "Cl"), 5.64)
 CSCL = toy("cscl", ("Na", "Cl"), 3.5)
@@ -166,3 +174,18 @@ def test_records_are_plain_json() -> None:
     for name in ("prototype", "prototype_distance", "prototype_members"):
         assert record.pop(name) is None
     assert {type(value) for value in record.values()} <= {int, float, str}
+
+
+def test_polytypes_are_different_crystals_and_a_supercell_is_not() -> None:
+    """Zincblende and wurtzite, fcc and hcp: nearly the same neighbours, and other cells."""
+    edge = 5.4 / 2**0.5
+    hexagonal = Lattice.hexagonal(edge, edge * (8 / 3) ** 0.5)
+    wurtzite = Structure.from_spacegroup("P6_3mc", hexagonal, ["Zn", "S"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.375]])
+    hcp = Structure.from_spacegroup("P6_3/mmc", hexagonal, ["Cu"], [[1 / 3, 2 / 3, 0.25]])
+    fcc = Structure(Lattice.cubic(4.0).matrix @ (0.5 - 0.5 * np.eye(3)), ["Cu"], [[0, 0, 0]])
+    zincblende = toy("zincblende", ("Zn", "S"), 5.4)
+    for pair in ([zincblende, Crystal.from_structure(wurtzite)], [Crystal.from_structure(one) for one in (fcc, hcp)]):
+        marks = neighbourhoods(pair)
+        assert np.abs(marks[0] - marks[1]).sum() < ALIKE
+        assert same_crystals(pair) == [[0], [1]]
+    assert same_crystals([zincblende, noisy(supercell(zincblende, DOUBLE), 0, angstrom=1e-3, strain=0.0)]) == [[0, 1]]

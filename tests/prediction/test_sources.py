@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from toys import toy, toy_crystals, write_parquet
 
@@ -12,8 +15,9 @@ from dao.crystal import Crystal
 from dao.data.store import pack_crystals
 from dao.elements import ATOMIC_NUMBERS
 from dao.errors import InputError
+from dao.evaluation.candidates import check_table
 from dao.prediction import sources
-from dao.prediction.proposals import merged, proposed
+from dao.prediction.proposals import merged, proposed, with_proposals
 from dao.prediction.prototype_build import build_table
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
@@ -59,6 +63,48 @@ def test_both_sources_in_turns_each_crystal_once(table: Path) -> None:
     for alone, kept in ((merged(others, []), others), (merged([], own), own)):
         assert [one.record() for one in alone] == [one.record() for one in kept]
     assert {one.record()["prototype"] for one in others} == {None}
+
+
+def test_of_both_geometries_the_more_symmetric_is_kept(table: Path) -> None:
+    """At the same tolerance: what samples have only at a looser one may be a true distortion of the prototype."""
+    cubic = toy("perovskite", ("Sr", "Ti", "O"), 3.9)
+    coords = cubic.frac_coords.copy()
+    coords[cubic.atomic_numbers == 22, 2] += 0.01
+    polar = Crystal(cubic.atomic_numbers, coords, cubic.lattice * [1.0, 1.0, 1.01])
+    cell = {1: tuple(cubic.atomic_numbers.tolist())}
+    proposal = proposed(Proposer.load(table), "SrTiO3", cell, 1)[0]
+    low, high = generated(polar)[0], generated(cubic)[0]
+    assert (high.space_group, high.symprec) == ("Pm-3m", 0.01)
+    distorted = replace(proposal, crystal=polar, space_group="P4mm", space_group_number=99)
+    (both,) = merged([replace(high, count=3)], [distorted])
+    assert (both.source, both.space_group, both.space_group_number, both.count) == ("both", "Pm-3m", 221, 3)
+    assert np.array_equal(both.crystal.frac_coords, high.crystal.frac_coords)
+    assert (both.prototype, both.prototype_distance) == (proposal.prototype, proposal.prototype_distance)
+    (both,) = merged([replace(high, symprec=0.1)], [distorted])
+    assert (both.space_group, both.symprec) == ("P4mm", 0.01)
+    (both,) = merged([replace(low, space_group="P4mm", space_group_number=99, symprec=0.01)], [proposal])
+    assert both.space_group == "Pm-3m"
+    assert np.array_equal(both.crystal.frac_coords, proposal.crystal.frac_coords)
+
+
+def test_votes_are_counted_once_for_both_sources(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    votes = Proposer.space_group_votes
+
+    def counting(self: Proposer, numbers: Sequence[int], **options: bool) -> npt.NDArray[np.float64]:
+        counted.append(len(numbers))
+        return votes(self, numbers, **options)
+
+    monkeypatch.setattr(Proposer, "space_group_votes", counting)
+    proposer, cells = Proposer.load(table), {1: (11, 17), 2: (11, 11, 17, 17)}
+    found = with_proposals(generated(), proposer, "NaCl", cells, Sources(table=table), samples=0)
+    assert counted == [2, 4]
+    assert [one.space_group for one in found][:1] == ["Fm-3m"]
+    assert sum({one.space_group: one.space_group_share or 0.0 for one in found}.values()) == pytest.approx(1.0)
+    own = with_proposals(
+        generated(), proposer, "NaCl", {1: (11, 17)}, Sources(exclude_same_composition=True), samples=0
+    )
+    assert {one.prototype for one in own} & {"NaCl"} == set()
 
 
 def test_choice_of_sources(table: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -170,6 +216,37 @@ def test_evaluation_of_prototypes(run: Run, tmp_path: Path) -> None:
         code, _, said = run(*command[:-1], "new")
         assert code == 2
         assert "was built from the crystals of known.parquet of split test" in said
+    # other crystals may be the same: only a record that they were left out will do
+    write_parquet(tmp_path / "others.parquet", toy_crystals())
+    for given, good in (((), False), (("known.parquet:train",), False), (("known.parquet:test",), True)):
+        options = [part for one in given for part in ("--leave-out", one)]
+        assert run("prototypes", "build", "others.parquet", *options, "--out", "t.safetensors", "--quiet")[0] == 0
+        code, _, said = run(*command[:-1], "others")
+        assert code == (0 if good else 2)
+        assert good or "record does not say that the crystals of known.parquet of split test were left out" in said
+        assert good or said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "split", "good"),
+    [
+        ("pool", "mp20", "test", True),
+        ("pool", "mp20", "val", True),
+        ("pool", "mpts52", "test", True),
+        ("pool", "mp20", "train", False),
+        ("pool", "mpts52", "train", False),
+        ("pool", "mine", None, False),
+        ("mp20", "mp20", "test", True),
+        ("mp20", "mp20", "train", False),
+        ("mp20", "mp20", None, False),
+        ("mp20", "mpts52", "test", False),
+        ("aflow", "mp20", "test", False),
+    ],
+)
+def test_what_shipped_tables_may_be_scored_on(table: str, data: str, split: str | None, good: bool) -> None:  # noqa: FBT001
+    path = sources.shipped_tables()[table]
+    with nullcontext() if good else pytest.raises(InputError, match=rf"^--table \S+{table}.safetensors: "):
+        check_table(path, Path(f"{data}.parquet"), split)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 from pymatgen.core.structure_matcher import StructureMatcher
-from toys import toy
+from toys import tiny_predictor, toy, toy_crystals
 
 from dao.crystal import Crystal
+from dao.data.store import pack_crystals
+from dao.prediction.composition import parse_formula
 from dao.prediction.files import cif_text
+from dao.prediction.foundation_relax import Relaxing
+from dao.prediction.judging import Judge
 from dao.prediction.novelty import Novelty
+from dao.prediction.pipeline import FormulaResult, Walker
+from dao.prediction.prototype_build import build_table
+from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence, with_energies
+from dao.prediction.sources import Sources
 from dao.report import results
 from dao.report.contents import Report, Walk, general_warnings, significant, warnings_of
 from dao.report.diffraction import Peak
@@ -158,6 +166,41 @@ def test_how_new_a_candidate_is() -> None:
     assert said[0].startswith("Known kind, nearest KCl (difference 0.01).")
     assert said[1].startswith("New arrangement, no known crystal has these counts of atoms.")
     assert "Known kind" not in page(Report(formula="NaCl", candidates=TWO))
+
+
+def test_settings_say_what_proposed_and_what_relaxed(tmp_path: Path) -> None:
+    path = tmp_path / "toys.safetensors"
+    build_table(pack_crystals(toy_crystals()), {"source": "toys"}).save(path)
+    composition = parse_formula("NaCl")
+
+    def settings(walker: Walker, refined_from: float | None = None) -> dict[str, str]:
+        result = FormulaResult(
+            composition=composition,
+            folder=tmp_path,
+            candidates=[],
+            plan={},
+            samples=[],
+            model=None,
+            settings=None,
+            seed=0,
+            walker=walker,
+            refined_from=refined_from,
+        )
+        return results._settings(result)
+
+    bare = settings(Walker(Sources(), Judge(), None, None, None, None))
+    assert bare["Relaxed"] == "no"
+    assert not {"Prototypes", "Prototypes refined"} & bare.keys()
+    sources, proposer = Sources(table=path), Proposer.load(path)
+    both = settings(Walker(sources, Judge(), proposer, None, None, None))
+    assert both["Prototypes"] == f"toys ({proposer.table.fingerprint})"
+    assert both["Prototypes refined"] == "no"
+    relaxing = Relaxing(potential="predictor", top=3)
+    predictor = tiny_predictor()
+    walker = Walker(sources, Judge(), proposer, None, relaxing, relaxing.load("cpu", predictor))
+    every = settings(walker, 0.2)
+    assert every["Prototypes refined"] == "from time 0.2"
+    assert every["Relaxed"] == f"the first 3, by tiny ({predictor.fingerprint})"
 
 
 def test_hostile_text_stays_text() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -96,7 +95,7 @@ class Job(BaseModel):
     best: dict[str, Any] | None = None
     """Record of the first of them."""
     made_with: dict[str, str] = Field(default_factory=dict)
-    """Weights and whatever else decides the samples: those of another making are not gone on with."""
+    """Weights and whatever else decides the samples, as it was then: those of another making are not gone on with."""
 
 
 def read_order(payload: object, defaults: Defaults) -> tuple[str, tuple[int, ...], int, int, str]:
@@ -203,16 +202,6 @@ class Store:
         pages = max(1, -(-len(names) // PAGE))
         wanted = names[(number - 1) * PAGE : number * PAGE]
         return [job for job in map(self.read, wanted) if job is not None], pages
-
-    def forget_results(self, job: Job) -> None:
-        """Remove what a job has made so far.
-
-        Raises:
-            OSError: the folder cannot be written.
-
-        """
-        if self.results(job).is_dir():
-            shutil.rmtree(self.results(job))
 
     def best(self, job: Job) -> tuple[int, dict[str, Any] | None]:
         """How many candidates a job has, and the record of the first, its crystal left out."""

@@ -82,7 +82,7 @@ def serve(
     out: Path,
     command: Sequence[str],
     *,
-    made_with: dict[str, str],
+    made_with: Callable[[], dict[str, str]],
     defaults: Defaults,
     host: str,
     port: int,
@@ -95,7 +95,7 @@ def serve(
     Args:
         out: folder of the history.
         command: starts a worker.
-        made_with: see :class:`dao.app.jobs.Job`.
+        made_with: see :class:`dao.app.supervisor.Supervisor`.
         defaults: what is added to what is asked.
         host: address to listen on.
         port: likewise.

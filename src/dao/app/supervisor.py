@@ -11,7 +11,7 @@ import contextlib
 import json
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,17 @@ class Progress:
 class Supervisor:
     """Takes jobs, has them done in turn, and knows how each stands."""
 
-    def __init__(self, store: Store, command: Sequence[str], *, max_queue: int, made_with: dict[str, str]) -> None:
+    def __init__(
+        self, store: Store, command: Sequence[str], *, max_queue: int, made_with: Callable[[], dict[str, str]]
+    ) -> None:
         """Nothing runs before :meth:`start`.
 
         Args:
             store: where jobs are kept.
             command: starts a worker.
             max_queue: jobs that may wait.
-            made_with: see :class:`dao.app.jobs.Job`.
+            made_with: says, as things stand, what a worker that starts now makes samples with (see
+                :class:`dao.app.jobs.Job`); a worker that was started with something else is replaced.
 
         """
         self.store = store
@@ -69,6 +72,7 @@ class Supervisor:
         self._cancelled = False
         self._arrival = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
+        self._started_with: dict[str, str] = {}
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -93,10 +97,13 @@ class Supervisor:
             OSError: it cannot be put down.
 
         """
-        return self._enqueue(self.store.new(formula, units, samples, seed, self._made_with, cells))
+        return self._enqueue(self.store.new(formula, units, samples, seed, self._made_with(), cells))
 
     def again(self, job: Job) -> Job:
         """Queue a job that failed, was cancelled or interrupted; samples that it has are kept.
+
+        Where they were made with something else, such as weights that have been trained anew since, a new job is queued
+        that begins afresh, and the other one stays as it is.
 
         Raises:
             NotPossibleError: it waits, runs or is done.
@@ -106,9 +113,9 @@ class Supervisor:
         """
         if job.state not in REPEATABLE:
             raise NotPossibleError(f"this prediction is {job.state}: only one that stopped short can be run again")
-        if job.made_with != self._made_with and len(self._waiting) < self.max_queue:
-            self.store.forget_results(job)
-        fresh = {"state": "queued", "message": "", "started": None, "finished": None, "made_with": self._made_with}
+        if job.made_with != self._made_with():
+            return self.add(job.formula, job.units, job.samples, job.seed, job.cells)
+        fresh = {"state": "queued", "message": "", "started": None, "finished": None}
         return self._enqueue(job.model_copy(update=fresh))
 
     def cancel(self, job: Job) -> Job:
@@ -229,9 +236,13 @@ class Supervisor:
     # ---- the worker ----
 
     async def _ensure_worker(self) -> None:
-        """Start one where there is none, or where it has died."""
+        """Start one where there is none, it has died, or what it has loaded is no longer there."""
+        made_with = self._made_with()
         if self._process is not None and self._process.returncode is None:
-            return
+            if self._started_with == made_with:
+                return
+            await self._end_worker()
+        self._started_with = made_with
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,

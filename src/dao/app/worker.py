@@ -73,12 +73,15 @@ class Predicting:
     steps: int | None = None
 
     def described(self) -> dict[str, str]:
-        """What decides the samples of a job, by name."""
+        """What decides the samples of a job, by name, as it stands."""
         import dao
-        from dao.weights import DEFAULT
+        from dao.weights import DEFAULT, weights_hash
 
+        weights = self.weights or DEFAULT
+        found = weights_hash(weights)
+        hashed = {} if found is None else {"weights_sha256": found}
         steps = {} if self.steps is None else {"steps": str(self.steps)}
-        return {"version": dao.__version__, "weights": self.weights or DEFAULT, **steps}
+        return {"version": dao.__version__, "weights": weights, **hashed, **steps}
 
 
 def work(predict: Callable[[Task, Tell], str], warm_up: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import dao
 from dao.cli import completion
 from dao.cli.options import (
     Device,
@@ -257,6 +258,9 @@ def _say_end(run: PredictionRun, formulas: int) -> None:
         typer.echo(f"{run.discarded} samples were no crystals and are left out (samples.jsonl says why)", err=True)
     if run.earlier:
         typer.echo(f"{run.earlier} of {_formulas(formulas)} had been finished by an earlier run", err=True)
+    for version, count in run.other_versions.items():
+        said = f"{count} of {_formulas(formulas)} had been finished by DAO {version}, not {dao.__version__}"
+        typer.echo(f"{said}: what fits the settings is kept; remove the folder to make it anew", err=True)
 
 
 def _say_cells(

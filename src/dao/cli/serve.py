@@ -74,7 +74,7 @@ def serve(
     run(
         out,
         worker_command(predicting),
-        made_with=predicting.described(),
+        made_with=predicting.described,
         defaults=Defaults(samples=samples, trained=largest_trained_cell(trained_on), weights=weights or DEFAULT),
         host=host,
         port=port,

@@ -22,7 +22,7 @@ from dao.evaluation.csp import Predicted
 from dao.evaluation.targets import Targets
 from dao.jsonl import JsonLines
 from dao.prediction.judging import Judge, Judging
-from dao.prediction.proposals import merged, proposed, with_space_group_shares
+from dao.prediction.proposals import with_proposals
 from dao.prediction.prototype_table import PrototypeTable
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import rank_by_recurrence
@@ -32,8 +32,8 @@ from dao.progress import CountProgress
 if TYPE_CHECKING:
     from dao.evaluation.run import How
 
-Task = tuple[int, tuple[int, ...], list[Crystal]]
-"""A target's row, the atomic numbers of its cell, and the generator's samples."""
+Task = tuple[int, tuple[int, ...], list[Crystal | None]]
+"""A target's row, the atomic numbers of its cell, and the generator's samples, None for one that is no crystal."""
 
 Answer = tuple[int, list[Crystal]]
 
@@ -95,7 +95,9 @@ class Candidates:
         tasks = []
         for row in self.missing:
             samples = () if self.generated is None else self.generated.crystals[row]
-            bare = [Crystal(one.atomic_numbers, one.frac_coords, one.lattice) for one in samples if one is not None]
+            bare = [
+                None if one is None else Crystal(one.atomic_numbers, one.frac_coords, one.lattice) for one in samples
+            ]
             tasks.append((row, compositions[row], bare))
         with closing(self._answers(tasks, workers)) as answers:
             while batch := list(islice(answers, AT_A_TIME)):
@@ -136,20 +138,11 @@ class _Maker:
 
     def __call__(self, task: Task) -> Answer:
         row, numbers, samples = task
-        found = [(1, index, crystal) for index, crystal in enumerate(samples)]
-        ranked = rank_by_recurrence("evaluation", len(numbers), found, total=len(found), source="generator")
-        exclude = self.sources.exclude_same_composition
-        own = proposed(
-            self.proposer,
-            "evaluation",
-            {1: numbers},
-            self.sources.proposals,
-            samples=len(found),
-            exclude_same_composition=exclude,
-        )
-        every = with_space_group_shares(
-            merged(ranked, own), self.proposer, {1: numbers}, exclude_same_composition=exclude
-        )
+        found = [(1, index, crystal) for index, crystal in enumerate(samples) if crystal is not None]
+        # of all that the generator made, as in dao predict
+        total = len(samples)
+        ranked = rank_by_recurrence("evaluation", len(numbers), found, total=total, source="generator")
+        every = with_proposals(ranked, self.proposer, "evaluation", {1: numbers}, self.sources, samples=total)
         return row, [one.crystal for one in self.judge.rank(every)]
 
 
@@ -183,7 +176,7 @@ def _from_line(line: Any) -> Answer:  # noqa: ANN401 -- what a line of JSON hold
 
 
 def check_table(path: Path, data: Path, split: str | None) -> None:
-    """Refuse a table whose record says that it was built from the crystals that it is to be scored on.
+    """Refuse a table unless its record says that the crystals that it is to be scored on are not in it.
 
     Args:
         path: of the table.
@@ -191,16 +184,21 @@ def check_table(path: Path, data: Path, split: str | None) -> None:
         split: that they are of; None: all of it.
 
     Raises:
-        InputError: it was, or there is no such table.
+        InputError: they are or may be, or there is no such table.
 
     """
     record = PrototypeTable.load(path).record
     left_out = [one for one in record.get("left_out", []) if one["source"] == data.name]
     if any(not one["splits"] or split in one["splits"] for one in left_out):
         return
+    of = f" of split {split}" if split else ""
+    if record.get("source") != data.name:
+        raise InputError(
+            f"--table {path}: may hold what it would be scored on: its record does not say that the crystals of"
+            f" {data.name}{of} were left out (dao prototypes build --leave-out)"
+        )
     splits = record.get("splits", [])
-    if record.get("source") == data.name and (split is None or not splits or split in splits):
-        of = f" of split {split}" if split else ""
+    if split is None or not splits or split in splits:
         raise InputError(f"--table {path}: was built from the crystals of {data.name}{of}, which it would be scored on")
 
 

@@ -1,6 +1,7 @@
 """A formula's folder says in ``settings.json`` what its files were made by: written last, and thus only when all are.
 
-What a later run finds complete and made as it would make it, it leaves alone.
+What a later run finds complete and made as it would make it, it leaves alone, whatever version of the software made it:
+the version stands there too, and is said where it is another one.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dao
 from dao.errors import InputError
 from dao.prediction.files import CANDIDATES, write_text
 
 SETTINGS = "settings.json"
+
+UNKNOWN = "an unknown version"
+"""Of folders that an early version finished, which did not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,16 @@ def read_finished(folder: Path, made_by: dict[str, Any], files: Sequence[str]) -
         return None
 
 
+def other_version(folder: Path) -> str | None:
+    """The version of the software that finished the folder, if that is not this one; None where none did."""
+    try:
+        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        version = str(said.get("version", UNKNOWN))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if version == dao.__version__ else version
+
+
 def write_finished(folder: Path, made_by: dict[str, Any], files: Sequence[str], finished: Finished) -> None:
     """Say that the folder is complete.
 
@@ -65,6 +80,7 @@ def write_finished(folder: Path, made_by: dict[str, Any], files: Sequence[str], 
 
     """
     said = {
+        "version": dao.__version__,
         "made_by": _plain(made_by),
         "files": list(files),
         "candidates": len(finished.records),

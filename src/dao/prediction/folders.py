@@ -7,6 +7,7 @@ candidate, and at last ``settings.json``, which says what all of it was made by:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from dao.crystal import CrystalBatch
 from dao.models import Generator
 from dao.prediction.composition import Composition
 from dao.prediction.files import write_candidates, write_failures
-from dao.prediction.finished import Finished, read_finished, unfinished, write_finished
+from dao.prediction.finished import Finished, other_version, read_finished, unfinished, write_finished
 from dao.prediction.formats import DEFAULT_FORMATS
 from dao.prediction.foundation_relax import Relaxing
 from dao.prediction.judging import Judging
@@ -42,6 +43,8 @@ class PredictionRun:
     """Samples that are no crystals (atoms on top of each other, a collapsed cell)."""
     earlier: int = 0
     """Formulas that an earlier run had finished."""
+    other_versions: dict[str, int] = field(default_factory=dict)
+    """Formulas that another version of the software had finished, by version; what fits the settings is kept."""
 
 
 def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
@@ -119,7 +122,8 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
     left = sum(len(work.plans[one]) for one in targets if known[one] is None)
     if on_start is not None:
         on_start()
-    run = PredictionRun()
+    earlier = Counter(other_version(work.folder(one)) for one in targets)
+    run = PredictionRun(other_versions={version: count for version, count in earlier.items() if version is not None})
     with FormulaProgress(len(targets), left, enabled=progress) as bar:
         for group in _groups(work.plans):
             waiting = [one for one in group if known[one] is None]
@@ -324,7 +328,8 @@ class _Work:
             model=self.model,
             settings=self.settings,
             seed=self.seed,
-            judge=self.walker.judge,
+            walker=self.walker,
+            refined_from=None if self.refiner is None else self.refiner.time,
         )
 
     def failure(self, result: FormulaResult) -> str | None:

@@ -180,13 +180,20 @@ class Relaxer:
 
 
 def _joined(group: Sequence[Candidate]) -> Candidate:
-    """One crystal of several candidates: the first of them, with what is known of all."""
+    """One crystal of several candidates: the first of them, with what is known of all.
+
+    Its prototype is its own, or the first that the others have, with what belongs to that.
+    """
     first = group[0]
     sources = {one.source for one in group}
+    kind = next((one for one in group if one.prototype is not None), first)
     return replace(
         first,
         count=sum(one.count for one in group),
         sample_indices=tuple(pair for one in group for pair in one.sample_indices),
         source=first.source if len(sources) == 1 else "both",
-        prototype=next((one.prototype for one in group if one.prototype is not None), None),
+        prototype=kind.prototype,
+        prototype_distance=kind.prototype_distance,
+        prototype_members=kind.prototype_members,
+        prototype_share=kind.prototype_share,
     )

@@ -2,6 +2,8 @@
 
 Arrangements are compared by their fingerprints (:mod:`dao.geometry.fingerprint`), which know neither cells nor volumes,
 at the tolerance that decides which crystals are one prototype. Elements play no part but in naming the nearest crystal.
+Every prototype with the same counts of atoms is compared with, whatever its space group: of the shipped tables that are
+at most 837, whose fingerprints take a quarter of a second, once.
 
 Shapes: G prototypes with the candidate's counts, S slots, P assignments of the elements to them.
 """
@@ -19,7 +21,7 @@ import numpy.typing as npt
 
 from dao.crystal import Crystal
 from dao.geometry.fingerprint import BINS, fingerprint
-from dao.prediction.prototype_table import Counts, PrototypeTable, formula_of
+from dao.prediction.prototype_table import PrototypeTable, formula_of
 from dao.prediction.ranking import Candidate
 from dao.prediction.substitution import DUPLICATE, MAX_ASSIGNMENTS, assignments
 
@@ -27,9 +29,6 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 Reading = Literal["known crystal", "known kind", "new arrangement"]
-
-COMPARED = 200
-"""Prototypes of the candidate's own space group, and of the commonest others, that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,12 @@ class KnownKinds:
     """(E, E) between elements (:mod:`dao.element_distances`)."""
     _marks: dict[int, Floats] = field(default_factory=dict, repr=False)
 
-    def novelty(self, crystal: Crystal, space_group: int) -> Novelty:
-        """How new a primitive crystal is.
-
-        Args:
-            crystal: in a primitive cell.
-            space_group: its own, 1 to 230.
-
-        """
+    def novelty(self, crystal: Crystal) -> Novelty:
+        """How new a crystal in a primitive cell is."""
         slots = sorted((amount, number) for number, amount in crystal.counts.items())
         amounts, elements = np.array([amount for amount, _ in slots]), np.array([number for _, number in slots])
-        numbers = self._compared(tuple(amounts.tolist()), space_group)
-        if len(numbers) == 0:
+        numbers = self.table.groups.get(tuple(amounts.tolist()), np.array([], dtype=np.int64)).tolist()
+        if not numbers:
             return Novelty("new arrangement")
         place = {int(number): slot for slot, number in enumerate(elements)}
         mark = fingerprint(
@@ -109,14 +102,6 @@ class KnownKinds:
         nearest = int(costs.argmin())
         return float(costs[nearest]), tuple(sets[nearest].tolist())
 
-    def _compared(self, counts: Counts, space_group: int) -> list[int]:
-        """Numbers of the prototypes to compare with: of the same symmetry, and the commonest (the table's first)."""
-        numbers = self.table.groups.get(counts)
-        if numbers is None:
-            return []
-        own = self.table.arrays["space_group"][numbers] == space_group
-        return [*numbers[own][:COMPARED].tolist(), *numbers[~own][:COMPARED].tolist()]
-
     def _mark(self, number: int) -> Floats:
         """(S S BINS,) fingerprint by slots."""
         if number not in self._marks:
@@ -130,7 +115,7 @@ class KnownKinds:
 
 def with_novelty(candidates: Sequence[Candidate], known: KnownKinds) -> list[Candidate]:
     """The candidates with how new each is; one of a known kind has the crystal that it is like, whatever its source."""
-    said = [known.novelty(one.crystal, one.space_group_number) for one in candidates]
+    said = [known.novelty(one.crystal) for one in candidates]
     return [
         replace(
             one,

@@ -18,7 +18,7 @@ from dao.prediction.composition import Composition, parse_cells, parse_formula, 
 from dao.prediction.foundation_relax import RELAX_TOP, Relaxer, Relaxing
 from dao.prediction.judging import Judge, Judging, Rank
 from dao.prediction.novelty import KnownKinds, with_novelty
-from dao.prediction.proposals import merged, proposed, with_space_group_shares
+from dao.prediction.proposals import with_proposals
 from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.prediction.refine import Refiner, refiner_of
@@ -43,7 +43,14 @@ class FormulaResult:
     """None where prototypes alone propose."""
     settings: SamplerSettings | None
     seed: int
-    judge: Judge
+    walker: Walker
+    refined_from: float | None
+    """Time that prototype proposals were noised to; None: they were not."""
+
+    @property
+    def judge(self) -> Judge:
+        """What ranked, and guided."""
+        return self.walker.judge
 
     @property
     def discarded(self) -> int:
@@ -214,21 +221,9 @@ class Walker:
             found = rank_by_recurrence(formula, size, crystals, total=len(done), source="generator")
         if self.proposer is not None:
             cells = {z: composition.numbers_for(z) for z in units}
-            exclude = self.sources.exclude_same_composition
             with stage(PROTOTYPES):
-                own = proposed(
-                    self.proposer,
-                    formula,
-                    cells,
-                    self.sources.proposals,
-                    samples=len(done),
-                    exclude_same_composition=exclude,
-                )
-                found = with_space_group_shares(
-                    merged(found, own if refiner is None else refiner(own)),
-                    self.proposer,
-                    cells,
-                    exclude_same_composition=exclude,
+                found = with_proposals(
+                    found, self.proposer, formula, cells, self.sources, samples=len(done), refine=refiner
                 )
         with stage(ENERGIES):
             ranked = self.judge.rank(found)

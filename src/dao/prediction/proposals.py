@@ -6,7 +6,8 @@ validation crystals (docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,14 @@ import numpy.typing as npt
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.cells import SYMPREC, niggli_reduce, space_group, symmetrize
+from dao.geometry.wyckoff import operations
 from dao.prediction.composition import AUTO_MAX_ATOMS
 from dao.prediction.prototype_table import formula_of
 from dao.prediction.prototypes import Proposal, Proposer
 from dao.prediction.ranking import Candidate, Reading, same_crystals, scaled
+from dao.prediction.sources import Sources
+
+Floats = npt.NDArray[np.float64]
 
 SPARE = 2
 """Proposals asked for in place of each candidate: about half are the same crystal as an earlier one."""
@@ -31,6 +36,36 @@ LARGER = 4
 """For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
 
 
+def with_proposals(
+    generated: Sequence[Candidate],
+    proposer: Proposer,
+    formula: str,
+    cells: Mapping[int, Sequence[int]],
+    sources: Sources,
+    *,
+    samples: int,
+    refine: Callable[[Sequence[Candidate]], list[Candidate]] | None = None,
+) -> list[Candidate]:
+    """The generator's candidates and those from prototypes as one list, each crystal once, not ranked yet.
+
+    Args:
+        generated: of one composition; none where the generator is no source.
+        proposer: the table.
+        formula: reduced formula, for the candidates.
+        cells: atomic numbers of the cell, by formula units in it.
+        sources: how many proposals, and whether the composition itself counts as unknown.
+        samples: how many samples of a generator the composition has.
+        refine: what is done to the proposals before.
+
+    """
+    exclude = sources.exclude_same_composition
+    votes = space_group_votes(proposer, cells, exclude_same_composition=exclude)
+    own = proposed(
+        proposer, formula, cells, sources.proposals, samples=samples, exclude_same_composition=exclude, votes=votes
+    )
+    return with_space_group_shares(merged(generated, own if refine is None else refine(own)), votes)
+
+
 def proposed(
     proposer: Proposer,
     formula: str,
@@ -39,6 +74,7 @@ def proposed(
     *,
     samples: int = 0,
     exclude_same_composition: bool = False,
+    votes: Floats | None = None,
 ) -> list[Candidate]:
     """Distinct candidates from prototypes, those of the most similar known crystals first.
 
@@ -49,6 +85,7 @@ def proposed(
         count: most candidates, over all cell sizes; those of cells beyond ``AUTO_MAX_ATOMS`` come on top of them.
         samples: how many samples of a generator the composition has, for the candidates.
         exclude_same_composition: see :meth:`~dao.prediction.prototypes.Proposer.propose`.
+        votes: of :func:`space_group_votes`, where they are known.
 
     """
     found: list[tuple[int, Proposal]] = []
@@ -73,7 +110,9 @@ def proposed(
             room[is_larger(found[group[0]])] -= 1
             kept.append(group)
     sizes = {units: len(numbers) // units for units, numbers in cells.items()}
-    total = _total_votes(proposer, cells, exclude_same_composition=exclude_same_composition).sum()
+    if votes is None:
+        votes = space_group_votes(proposer, cells, exclude_same_composition=exclude_same_composition)
+    total = votes.sum()
     return [
         Candidate(
             rank=rank,
@@ -96,31 +135,29 @@ def proposed(
     ]
 
 
-def with_space_group_shares(
-    candidates: Sequence[Candidate],
-    proposer: Proposer,
-    cells: Mapping[int, Sequence[int]],
-    *,
-    exclude_same_composition: bool = False,
-) -> list[Candidate]:
+def with_space_group_shares(candidates: Sequence[Candidate], votes: Floats) -> list[Candidate]:
     """The candidates of one composition with what known crystals of like elements say of their space groups.
 
     Args:
         candidates: of either source.
+        votes: of :func:`space_group_votes`.
+
+    """
+    total = float(votes.sum()) or 1.0
+    return [replace(one, space_group_share=float(votes[one.space_group_number]) / total) for one in candidates]
+
+
+def space_group_votes(
+    proposer: Proposer, cells: Mapping[int, Sequence[int]], *, exclude_same_composition: bool = False
+) -> Floats:
+    """(231,) votes of known crystals of like elements for each space group, of all cells.
+
+    Args:
         proposer: the table.
         cells: as in :func:`proposed`.
         exclude_same_composition: likewise.
 
     """
-    votes = _total_votes(proposer, cells, exclude_same_composition=exclude_same_composition)
-    total = float(votes.sum()) or 1.0
-    return [replace(one, space_group_share=float(votes[one.space_group_number]) / total) for one in candidates]
-
-
-def _total_votes(
-    proposer: Proposer, cells: Mapping[int, Sequence[int]], *, exclude_same_composition: bool
-) -> npt.NDArray[np.float64]:
-    """(231,) votes for each space group, of all cells."""
     own = [
         proposer.space_group_votes(numbers, exclude_same_composition=exclude_same_composition)
         for numbers in cells.values()
@@ -153,9 +190,9 @@ def merged(
 ) -> list[Candidate]:
     """Both lists as one, each crystal once: in turns, beginning with the prototypes'.
 
-    A crystal that both found has the prototype's geometry, whose symmetry is exact, at the generator's volume, which is
-    the better one (docs/experiments.md), the generator's count, and the better of its two places. ``groups`` says which
-    of both lists, the prototypes' first, are the same crystal, where that is known.
+    A crystal that both found has the more symmetric of its geometries, else the prototype's, at the generator's volume,
+    which is the better one (docs/experiments.md), the generator's count, and the better of its two places. ``groups``
+    says which of both lists, the prototypes' first, are the same crystal, where that is known.
     """
     every = [*prototypes, *generated]
     places = [*(2 * i for i in range(len(prototypes))), *(2 * i + 1 for i in range(len(generated)))]
@@ -163,15 +200,39 @@ def merged(
     for group in groups or same_crystals([one.crystal for one in every], distinct=len(prototypes)):
         first = every[group[0]]
         others = [every[i] for i in group if i >= len(prototypes)]
-        if group[0] < len(prototypes) and others:
-            first = replace(
-                first,
-                crystal=scaled(first.crystal, max(others, key=lambda one: one.count).volume_per_atom),
-                source="both",
-                count=sum(one.count for one in others),
-                asked_atoms=min((one.asked_atoms for one in (first, *others) if one.asked_atoms), default=None),
-                sample_indices=tuple(pair for one in others for pair in one.sample_indices),
-            )
-        kept.append((min(places[i] for i in group), first))
+        one = _of_both(first, others) if group[0] < len(prototypes) and others else first
+        kept.append((min(places[i] for i in group), one))
     kept.sort(key=lambda item: item[0])
     return [replace(one, rank=rank) for rank, (_, one) in enumerate(kept, start=1)]
+
+
+def _of_both(prototype: Candidate, samples: Sequence[Candidate]) -> Candidate:
+    """One candidate of a proposal and those of the generator that are the same crystal.
+
+    A symmetry that samples have only at a looser tolerance than the proposal's is no reason to give up its geometry: it
+    would undo true distortions.
+    """
+    tolerance = _tolerance(prototype)
+    shown = max((prototype, *(one for one in samples if _tolerance(one) <= tolerance)), key=_symmetry)
+    return replace(
+        shown,
+        crystal=scaled(shown.crystal, max(samples, key=lambda one: one.count).volume_per_atom),
+        source="both",
+        count=sum(one.count for one in samples),
+        sample_indices=tuple(pair for one in samples for pair in one.sample_indices),
+        asked_atoms=min((one.asked_atoms for one in (prototype, *samples) if one.asked_atoms), default=None),
+        prototype=prototype.prototype,
+        prototype_distance=prototype.prototype_distance,
+        prototype_members=prototype.prototype_members,
+        prototype_share=prototype.prototype_share,
+    )
+
+
+def _tolerance(one: Candidate) -> float:
+    """In A, at which it has its symmetry."""
+    return math.inf if one.symprec is None else one.symprec
+
+
+def _symmetry(one: Candidate) -> float:
+    """Symmetry operations, pure translations included, in a cell of given size (per atom of it)."""
+    return len(operations(one.space_group_number)[0]) / one.num_atoms

@@ -148,8 +148,24 @@ def _settings(result: FormulaResult) -> dict[str, str]:
         "Guidance": "none" if judge.guidance is None else f"strength {judge.guidance.strength:g}",
         "Software": f"DAO {dao.__version__}",
         "Sources": ", ".join(sources) or "none",
+        **_proposing(result),
         **({"Time, all formulas": times} if times else {}),
     }
+
+
+def _proposing(result: FormulaResult) -> dict[str, str]:
+    """Tables of prototypes, what was done to their proposals, and which potential relaxed how many."""
+    said = {}
+    sources, proposer, relaxing = result.walker.sources, result.walker.proposer, result.walker.relaxing
+    if sources.table is not None and proposer is not None:
+        names = ", ".join(path.stem for path in (sources.table, *sources.also))
+        said["Prototypes"] = f"{names} ({proposer.table.fingerprint})"
+        refined = result.refined_from
+        said["Prototypes refined"] = "no" if refined is None else f"from time {refined:g}"
+    relaxer = result.walker.relaxer
+    if relaxing is not None and relaxer is not None:
+        return said | {"Relaxed": f"the first {relaxing.top}, by {relaxer.name}"}
+    return said | {"Relaxed": "no"}
 
 
 def _doubts(model: Predictor | None, candidates: list[Candidate]) -> dict[int, str]:

@@ -5,8 +5,10 @@ Reading a folder's JSON needs no torch: :class:`dao.models.Generator` loads the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,30 @@ def largest_trained_cell(weights: Path | str) -> int | None:
         return int(config["training"]["recipe"]["data"]["max_atoms"])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def weights_hash(weights: str) -> str | None:
+    """Short hash of the files of weights (see :func:`resolve`) as they are; None where they are on the Hub, or gone.
+
+    It is not the fingerprint that samples carry, which takes torch.
+    """
+    try:
+        folder = resolve(weights)
+        if not isinstance(folder, Path):
+            return None
+        found = [(path, path.stat()) for path in (folder / CONFIG, folder / "model.safetensors")]
+        return _hash_of(tuple((path, said.st_mtime_ns, said.st_size) for path, said in found))
+    except (InputError, OSError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of the contents, read only where time or size of a file have changed."""
+    digest = hashlib.sha256()
+    for path, _, size in files:
+        digest.update(size.to_bytes(8, "little") + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def read_card(folder: Path) -> str:

@@ -113,8 +113,10 @@ function listenToJob(section) {
     button.addEventListener("click", async () => {
       button.disabled = true;
       try {
-        await ask(`${path}/${button.dataset.action}`, {});
-        location.reload();
+        const job = await ask(`${path}/${button.dataset.action}`, {});
+        // run again with other weights, it is another prediction
+        if (job.id === section.dataset.id) location.reload();
+        else location.assign(`/jobs/${job.id}`);
       } catch (error) {
         byId("job-error").textContent = sentence(error.message);
         button.disabled = false;
