@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,41 +91,59 @@ def first_ranked(formula: str, cells: str, weights: str, count: int, seed: int, 
 
 def number(value: float | None, digits: int = 4) -> str:
     """To so many decimals; a dash for none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def markdown(dft: Iterable[dict[str, Any]], dao: dict[str, Any]) -> str:
-    """Two tables: the runs of DFT with their ratios to DAO's, and DAO's own seconds."""
-    step = dao["sampling"][0]["cpu_seconds_per_step"]
-    program = dao["whole_run"][-1]
-    heading = (
-        "| DFT run | outcome | iterations | CPU s an iteration (wall) | CPU s in all (wall) | RMSE of start | RMSE |"
-    )
-    lines = [f"{heading} iteration / step of DAO | run / `dao predict` |", "|---|---|---|---|---|---|---|---|---|"]
-    lines += [
-        f"| {row['run']} | {row['outcome']} | {row['iterations']} | {row['cpu_seconds_per_iteration']:.1f}"
-        f" ({row['seconds_per_iteration']:.0f}) | {row['cpu_seconds']:.0f} ({row['seconds']:.0f}) |"
-        f" {number(row['rms_of_start'])} | {number(row.get('rms'))} | {row['cpu_seconds_per_iteration'] / step:,.0f} |"
-        f" {row['cpu_seconds'] / program['cpu_seconds']:,.0f} |"
-        for row in dft
-    ]
-    lines += [
-        "",
-        "| DAO | structures | CPU s (wall) | CPU s a step | CPU s a structure | RMSE |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| sampling, {row['steps']} steps | {row['structures']} | {row['cpu_seconds']:.2f} ({row['seconds']:.2f}) |"
-        f" {row['cpu_seconds_per_step']:.4f} | {row['cpu_seconds'] / row['structures']:.3f} |"
-        f" best {number(row['rms'])} ({row['matches']} of {row['structures']} match) |"
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)) + "\n"
+
+
+def dft_table(rows: Iterable[dict[str, Any]], dao: dict[str, Any]) -> str:
+    """The runs of DFT, with their ratios to DAO's step (of one structure) and program (of all samples)."""
+    step, program = dao["sampling"][0]["cpu_seconds_per_step"], dao["whole_run"][-1]["cpu_seconds"]
+    headings = ("DFT run", "outcome", "iterations", "CPU s an iteration (wall)", "CPU s in all (wall)", "RMSE of start")
+    cells = []
+    for row in rows:
+        each = row.get("cpu_seconds_per_iteration")
+        shown = [row["run"], row["outcome"], str(row["iterations"])]
+        if each is None:
+            cells.append([*shown, "-", "-", number(row["rms_of_start"]), "-", "-", "-"])
+            continue
+        shown += [
+            f"{each:.1f} ({row['seconds_per_iteration']:.0f})",
+            f"{row['cpu_seconds']:.0f} ({row['seconds']:.0f})",
+        ]
+        shown += [number(row["rms_of_start"]), number(row["rms"])]
+        cells.append([*shown, number(each / step, 0), number(row["cpu_seconds"] / program, 1)])
+    return table((*headings, "RMSE", "iteration / DAO's step", "run / `dao predict`"), cells)
+
+
+def dao_table(dao: dict[str, Any]) -> str:
+    """DAO's own seconds."""
+    rows = [
+        [
+            f"sampling, {row['steps']} steps",
+            str(row["structures"]),
+            f"{row['cpu_seconds']:.2f} ({row['seconds']:.2f})",
+            f"{row['cpu_seconds_per_step']:.4f}",
+            f"{row['cpu_seconds'] / row['structures']:.3f}",
+            f"best {number(row['rms'])} ({row['matches']} of {row['structures']} match)",
+        ]
         for row in dao["sampling"]
     ]
-    lines += [
-        f"| `dao predict`, whole program | {row['structures']} | {row['cpu_seconds']:.1f} ({row['seconds']:.1f}) | |"
-        f" {row['cpu_seconds'] / row['structures']:.2f} | {first} |"
-        for row, first in zip(dao["whole_run"], ("", f"ranked first {number(dao['first']['rms'])}"), strict=True)
+    rows += [
+        [
+            "`dao predict`, the whole program",
+            str(row["structures"]),
+            f"{row['cpu_seconds']:.1f} ({row['seconds']:.1f})",
+            "",
+            f"{row['cpu_seconds'] / row['structures']:.2f}",
+            said,
+        ]
+        for row, said in zip(dao["whole_run"], ("", f"ranked first {number(dao['first']['rms'])}"), strict=True)
     ]
-    return "\n".join(lines) + "\n"
+    return table(("DAO", "structures", "CPU s (wall)", "CPU s a step", "CPU s a structure", "RMSE"), rows)
 
 
 def main() -> None:
@@ -146,17 +164,17 @@ def main() -> None:
     model = Generator.load(options.weights)
     steps(model, numbers, 1, options.seed, truth)  # to warm up
     common = (options.formula, options.cells, options.weights)
-    dao = {
+    dao: dict[str, Any] = {
         "sampling": [steps(model, numbers, count, options.seed, truth) for count in (1, options.samples)],
         "first": first_ranked(*common, options.samples, options.seed, truth),
         "whole_run": [whole_run(*common, count, options.seed) for count in (1, options.samples)],
     }
     dft = [dft_row(folder) for folder in options.folders]
-    text = markdown(dft, dao)
+    text = f"{dft_table(dft, dao)}\n{dao_table(dao)}"
     print(text)
     if options.out is not None:
-        record = {"options": {name: str(value) for name, value in vars(options).items() if name != "folders"}}
-        record |= {"versions": versions(), "dft": dft, "dao": dao}
+        said = {name: str(value) for name, value in vars(options).items() if name != "folders"}
+        record = {"options": said, "versions": versions(), "dft": dft, "dao": dao}
         options.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         options.out.with_suffix(".md").write_text(text, encoding="utf-8")
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def helium() -> Atoms:
     return bulk("He", "fcc", a=4.2)
 
 
+def energy(atoms: Atoms) -> float:
+    return float(atoms.get_potential_energy())  # type: ignore[no-untyped-call]
+
+
+def forces(atoms: Atoms) -> np.ndarray[Any, Any]:
+    return np.asarray(atoms.get_forces())  # type: ignore[no-untyped-call]
+
+
+def stress(atoms: Atoms) -> np.ndarray[Any, Any]:
+    return np.asarray(atoms.get_stress())  # type: ignore[no-untyped-call]
+
+
 def test_gpaw_is_asked_and_answers(tmp_path: Path) -> None:
     answer = 'print(json.dumps({"energy": asked["cell"][0][1], "forces": [[1, 2, 3]], "stress": [0] * 6, "cpu": 7}))'
     calculator = GpawCalculator(CHEAP, tmp_path / "run", stand_in(tmp_path, f"{answer}; sys.stdout.flush()"))
@@ -59,8 +72,8 @@ def test_gpaw_is_asked_and_answers(tmp_path: Path) -> None:
     atoms.calc = calculator
     with closing(calculator):
         assert calculator.versions == {"gpaw": "0", "cutoff": 150.0}
-        assert atoms.get_potential_energy() == pytest.approx(2.1)
-        assert atoms.get_forces().tolist() == [[1.0, 2.0, 3.0]]
+        assert energy(atoms) == pytest.approx(2.1)
+        assert forces(atoms).tolist() == [[1.0, 2.0, 3.0]]
         assert calculator.cpu_seconds == 7.0
 
 
@@ -76,7 +89,7 @@ def test_what_gpaw_complains_of(tmp_path: Path, answer: str, kind: type[Exceptio
     atoms = helium()
     atoms.calc = calculator
     with closing(calculator), pytest.raises(kind, match=message):
-        atoms.get_potential_energy()
+        energy(atoms)
 
 
 def test_gpaw_dies(tmp_path: Path) -> None:
@@ -84,7 +97,7 @@ def test_gpaw_dies(tmp_path: Path) -> None:
     atoms = helium()
     atoms.calc = calculator
     with closing(calculator), pytest.raises(CalculationError, match="its process ended: out of memory"):
-        atoms.get_potential_energy()
+        energy(atoms)
 
 
 def test_gpaw_does_not_start(tmp_path: Path) -> None:
@@ -127,7 +140,7 @@ def test_what_pw_complains_of(tmp_path: Path) -> None:
     atoms = helium()
     atoms.calc = calculator
     with pytest.raises(CalculationError, match=r"pw.x: Error in routine readpp \(1\): file He.pbe.UPF is empty"):
-        atoms.get_potential_energy()
+        energy(atoms)
     asked = (tmp_path / "espresso" / "espresso.pwi").read_text()
     assert "ecutwfc" in asked
     assert "11.02" in asked  # Ry
@@ -139,16 +152,16 @@ def test_gpaw_itself(tmp_path: Path) -> None:
     atoms = helium()
     atoms.calc = calculator
     with closing(calculator):
-        energy = atoms.get_potential_energy()
-        assert np.abs(atoms.get_forces()).max() < 1e-3
-        assert atoms.get_stress().shape == (6,)
+        before = energy(atoms)
+        assert np.abs(forces(atoms)).max() < 1e-3
+        assert stress(atoms).shape == (6,)
         assert calculator.cpu_seconds > 0.1
-        atoms.set_cell(0.9 * atoms.cell.array, scale_atoms=True)
+        atoms.set_cell(0.9 * atoms.cell.array, scale_atoms=True)  # type: ignore[no-untyped-call]
         # the same process takes another cell
-        assert abs(atoms.get_potential_energy() - energy) > 0.1
+        assert abs(energy(atoms) - before) > 0.1
         unknown = Atoms("Fm", cell=4 * np.eye(3), pbc=True, calculator=calculator)
         with pytest.raises(InputError, match=r"GPAW: FileNotFoundError: .*Fm"):
-            unknown.get_potential_energy()
+            energy(unknown)
     assert (tmp_path / "gpaw.txt").stat().st_size > 1000
 
 
@@ -161,9 +174,9 @@ def test_pw_itself(tmp_path: Path) -> None:
     calculator = EspressoCalculator(CHEAP, tmp_path, ours, ["H"])
     atoms = bulk("H", "fcc", a=2.5)
     atoms.calc = calculator
-    assert -30.0 < atoms.get_potential_energy() < -10.0
-    assert np.abs(atoms.get_forces()).max() < 1e-3
-    assert atoms.get_stress().shape == (6,)
+    assert -30.0 < energy(atoms) < -10.0
+    assert np.abs(forces(atoms)).max() < 1e-3
+    assert stress(atoms).shape == (6,)
     assert calculator.versions["pw.x"]
     calculator.close()
     assert not (tmp_path / "espresso" / "scratch").exists()

@@ -13,7 +13,10 @@ from dao.dft.relax import Iteration, RelaxationLimits, best, relax
 from dao.errors import InputError
 
 COPPER = Crystal(
-    [29] * 4, [[0.02, 0, 0], [0.5, 0.52, 0], [0.5, 0, 0.5], [0, 0.47, 0.5]], np.diag([3.8, 3.7, 3.6]), "copper"
+    [29] * 4,
+    [[0.02, 0.0, 0.0], [0.5, 0.52, 0.0], [0.5, 0.0, 0.5], [0.0, 0.47, 0.5]],
+    np.diag([3.8, 3.7, 3.6]),
+    "copper",
 )
 """Askew; the effective medium's edge is 3.59 A."""
 
@@ -22,7 +25,7 @@ class Counting(EMT):
     """Effective medium theory, in place of a code that takes hours."""
 
     def __init__(self, *, fail_at: int | None = None, sleep: float = 0.0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls, self.fail_at, self.sleep = 0, fail_at, sleep
 
     def calculate(self, *arguments: Any, **named: Any) -> None:
@@ -30,7 +33,7 @@ class Counting(EMT):
         if self.calls == self.fail_at:
             raise RuntimeError("did not\nconverge")
         time.sleep(self.sleep)
-        super().calculate(*arguments, **named)
+        super().calculate(*arguments, **named)  # type: ignore[no-untyped-call]
 
 
 def same(ours: Sequence[Iteration], theirs: Sequence[Iteration]) -> bool:
@@ -98,7 +101,7 @@ def test_time_runs_out_in_the_middle_of_a_calculation() -> None:
 
 
 def test_what_is_no_crystal_is_not_computed() -> None:
-    near = Crystal([29, 29], [[0, 0, 0], [0.05, 0, 0]], 3.6 * np.eye(3))
+    near = Crystal([29, 29], [[0.0, 0.0, 0.0], [0.05, 0.0, 0.0]], 3.6 * np.eye(3))
     calculator = Counting()
     iterations, ending = relax(calculator, near, RelaxationLimits())
     assert (ending.outcome, iterations, calculator.calls) == ("failed", [], 0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase.cell import Cell
+from ase.geometry import cell_to_cellpar
 from toys import toy
 
 from dao.crystal import Crystal
@@ -14,12 +14,12 @@ PEROVSKITE = toy("perovskite", ("Sr", "Ti", "O"), 3.9, "toy")
 
 
 def cellpar(crystal: Crystal) -> np.ndarray:
-    return np.asarray(Cell(crystal.lattice).cellpar())
+    return np.asarray(cell_to_cellpar(crystal.lattice))  # type: ignore[no-untyped-call]
 
 
 def test_given_is_the_structure_itself_and_must_be_a_crystal() -> None:
     assert make_start(PEROVSKITE, Start()) is PEROVSKITE
-    flat = Crystal([1, 1], [[0, 0, 0], [0, 0, 0.01]], 4 * np.eye(3))
+    flat = Crystal([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.01]], 4 * np.eye(3))
     with pytest.raises(InputError, match="two atoms"):
         make_start(flat, Start())
 

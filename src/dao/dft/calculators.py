@@ -285,7 +285,7 @@ class EspressoCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         assert self.atoms is not None  # noqa: S101 -- set by the line above
-        inner = self.atoms.copy()  # type: ignore[no-untyped-call]
+        inner = self.atoms.copy()
         inner.calc = self._inner
         try:
             self.results = {

@@ -85,11 +85,13 @@ class Iteration:
             KeyError, TypeError, ValueError: it is none.
 
         """
-        arrays = {name: np.array(line[name], dtype=np.float64) for name in ("lattice", "positions", "forces", "stress")}
-        numbers = {name: float(line[name]) for name in ("energy", "seconds", "cpu_seconds")}
-        if arrays["lattice"].shape != (3, 3) or arrays["stress"].shape != (6,):
+        lattice, positions, forces, stress = (
+            np.array(line[name], dtype=np.float64) for name in ("lattice", "positions", "forces", "stress")
+        )
+        if lattice.shape != (3, 3) or stress.shape != (6,) or forces.shape != positions.shape:
             raise ValueError(line)
-        return cls(**arrays, **numbers)
+        energy, seconds, cpu_seconds = (float(line[name]) for name in ("energy", "seconds", "cpu_seconds"))
+        return cls(lattice, positions, energy, forces, stress, seconds, cpu_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
