@@ -44,7 +44,8 @@ def cpu_seconds() -> float:
 def dft_row(folder: Path) -> dict[str, Any]:
     """What a run says of itself, and its seconds by iteration."""
     record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    lines = (folder / ITERATIONS).read_text(encoding="utf-8").splitlines()[1:]
+    file = folder / ITERATIONS
+    lines = file.read_text(encoding="utf-8").splitlines()[1:] if file.exists() else []
     iterations = [Iteration.from_line(json.loads(line)) for line in lines]
     return record | {
         "run": folder.name,
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    dft = [dft_row(folder) for folder in options.folders]
     (truth,) = read_crystals(options.reference)
     numbers = parse_formula(options.formula).numbers_for(int(options.cells))
     torch.set_num_threads(1)
@@ -169,7 +171,6 @@ def main() -> None:
         "first": first_ranked(*common, options.samples, options.seed, truth),
         "whole_run": [whole_run(*common, count, options.seed) for count in (1, options.samples)],
     }
-    dft = [dft_row(folder) for folder in options.folders]
     text = f"{dft_table(dft, dao)}\n{dao_table(dao)}"
     print(text)
     if options.out is not None:

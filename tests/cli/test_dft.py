@@ -90,7 +90,7 @@ def test_what_is_written_and_said(run: Run) -> None:
     assert record["versions"]["medium"] == "1"
     assert record["rms"] < 0.02 < record["rms_of_start"]
     assert record["energy"] < record["energy_of_start"]
-    energies = [one.get_potential_energy() for one in iread(folder / "trajectory.extxyz")]  # type: ignore[no-untyped-call, union-attr]
+    energies = [one.get_potential_energy() for one in iread(folder / "trajectory.extxyz")]  # type: ignore[no-untyped-call]
     assert len(energies) == record["iterations"] == len(err.splitlines()) - 1
     assert energies[-1] / 4 == pytest.approx(record["energy"], abs=1e-5)
     assert (folder / "log.txt").read_text() == err
