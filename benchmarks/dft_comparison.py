@@ -47,11 +47,11 @@ def dft_row(folder: Path) -> dict[str, Any]:
     file = folder / ITERATIONS
     lines = file.read_text(encoding="utf-8").splitlines()[1:] if file.exists() else []
     iterations = [Iteration.from_line(json.loads(line)) for line in lines]
-    return record | {
-        "run": folder.name,
-        "cpu_seconds_per_iteration": statistics.median(one.cpu_seconds for one in iterations),
-        "seconds_per_iteration": statistics.median(one.seconds for one in iterations),
-    }
+    row: dict[str, Any] = {"run": folder.name} | {name: value for name, value in record.items() if name != "versions"}
+    if iterations:  # or its first calculation failed
+        row["cpu_seconds_per_iteration"] = statistics.median(one.cpu_seconds for one in iterations)
+        row["seconds_per_iteration"] = statistics.median(one.seconds for one in iterations)
+    return row
 
 
 def steps(model: Generator, numbers: tuple[int, ...], count: int, seed: int, truth: Crystal) -> dict[str, Any]:

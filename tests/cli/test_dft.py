@@ -87,7 +87,7 @@ def test_what_is_written_and_said(run: Run) -> None:
     assert record == json.loads((folder / "result.json").read_text())
     assert {path.name for path in folder.iterdir()} == FILES
     assert record["outcome"] == "converged"
-    assert record["versions"]["medium"] == "1"
+    assert record["code_versions"] == {"medium": "1"}
     assert record["rms"] < 0.02 < record["rms_of_start"]
     assert record["energy"] < record["energy_of_start"]
     energies = [one.get_potential_energy() for one in iread(folder / "trajectory.extxyz")]  # type: ignore[no-untyped-call]

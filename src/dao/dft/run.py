@@ -124,7 +124,8 @@ def relax_to_folder(
         iterations, ending = relax(calculator, start, run.limits, kept=kept, keep=keep)
     finally:
         calculator.close()
-    record = _record(given, start, run, iterations, ending) | {"versions": versions() | calculator.versions}
+    record = _record(given, start, run, iterations, ending)
+    record |= {"versions": versions(), "code_versions": calculator.versions}
     texts = {"result.json": json.dumps(record, indent=1) + "\n", "start.cif": _cif(start)}
     if iterations:
         texts |= {"log.txt": _log(iterations), "trajectory.extxyz": _trajectory(iterations, start)}
