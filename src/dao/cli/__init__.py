@@ -95,6 +95,7 @@ def build_app() -> typer.Typer:
     """The typer application with every verb."""
     from dao.cli import (
         data,
+        dft,
         doctor,
         energy,
         evaluate,
@@ -127,6 +128,7 @@ def build_app() -> typer.Typer:
     app.command(epilog=train.EXAMPLES)(train.train)
     app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
     app.add_typer(data.app, name="data")
+    app.add_typer(dft.app, name="dft")
     app.add_typer(evaluate.app, name="evaluate")
     app.add_typer(finetune.app, name="finetune")
     app.add_typer(prototypes.app, name="prototypes")

@@ -1,0 +1,1 @@
+"""Relaxation by density functional theory through ASE, which generated structures are compared with (``dao dft``)."""
