@@ -36,6 +36,7 @@ def test_shipped_weights_load_and_know_their_training() -> None:
 def test_shipped_weights_say_which_cells_they_know() -> None:
     assert {name: largest_trained_cell(name) for name in shipped()} == {
         "predictor": 30,
+        "predictor-trunk": 30,
         "small": 20,
         "small-52": 52,
     }

@@ -82,10 +82,10 @@ def finetune_property(
     quiet: Quiet = False,
 ) -> None:
     """Finetune the predictor to a property on every fold, and print the errors on the test crystals."""
-    from dao.weights import DEFAULT_PREDICTOR, resolve
+    from dao.weights import DEFAULT_TRUNK, resolve
 
     check_device(device)
-    source = resolve(DEFAULT_PREDICTOR if weights is None else weights)
+    source = resolve(DEFAULT_TRUNK if weights is None else weights)
     if not isinstance(source, Path):
         raise InputError(f"--weights {weights!r}: finetuning starts from shipped weights or a folder on disk")
     folder = out or Path("runs") / f"property-{Path(data).stem}"

@@ -20,6 +20,9 @@ DEFAULT = "small"
 DEFAULT_PREDICTOR = "predictor"
 """The shipped weights that ``dao energy`` and ``dao relax`` use unless told otherwise."""
 
+DEFAULT_TRUNK = "predictor-trunk"
+"""The shipped weights that finetuning to properties starts from unless told otherwise."""
+
 TC = "tc"
 """The folder of the ensemble that ``dao tc`` uses unless told otherwise."""
 
