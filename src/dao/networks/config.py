@@ -43,8 +43,8 @@ class CrysformerConfig:
     wyckoff_positions: bool = False
     """Add a learned vector for each atom's Wyckoff position; the space group is then always given, never predicted."""
     gate: Gate = "raw"
-    """How the residuals' gates are kept alive: not at all (paper), by reading x and y at unit variance, or by a learned
-    way past them (:class:`~dao.networks.crysformer.GatedResidual`)."""
+    """Of the residuals (:class:`~dao.networks.crysformer.GatedResidual`): the paper's, one that reads x and y at unit
+    variance (worse, for the record), the paper's with a learned way past it, or none (docs/experiments.md)."""
     contacts: int = 0
     """Radial functions of the distances to periodic neighbours, by which atoms also exchange messages; 0: none."""
 
