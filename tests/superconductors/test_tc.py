@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from superconducting_toys import CRYSTALS, folds, write_files
+from superconducting_toys import CRYSTALS, EXTRA, folds, write_files, write_generated
 from toys import tiny_predictor
 
 from dao.cli import main
 from dao.crystal import CrystalBatch
 from dao.data.properties import load_property, superconductors
-from dao.data.properties.superconductors import RANDOM
+from dao.data.properties.superconductors import GROUPED, RANDOM
 from dao.errors import InputError
 from dao.prediction.ranking import Candidate
 from dao.property_model import PropertyPredictor
-from dao.superconductors.cross_validation import choose, chosen_members, cross_validate, read_chosen, test_predictions
+from dao.superconductors.augmentation import augmented
+from dao.superconductors.cross_validation import (
+    choose,
+    chosen_members,
+    cross_validate,
+    first_member_errors,
+    read_chosen,
+    test_predictions,
+)
 from dao.superconductors.tables import PAPER
 from dao.superconductors.tc import WARNINGS, formula_records, load_tc
 from dao.training.finetune import FinetuneSettings
@@ -97,6 +106,134 @@ def test_the_same_call_goes_on(trained: Path, once: Path, tmp_path: Path, monkey
     assert (trained / "chosen.json").read_bytes() == before
     with pytest.raises(InputError, match="holds no run of dao superconductors train"):
         read_chosen(tmp_path)
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_folder_takes_no_other_run(trained: Path, once: Path, tmp_path: Path, *, claimed: bool) -> None:
+    settings = FinetuneSettings(weights=once / "weights", epochs=2, batch_size=8)
+    how: dict[str, Any] = {"rates": [0.5], "decays": [0.0], "device": "cpu", "progress": False}
+    if not claimed:  # as older versions left it: its trainings say what it is
+        (trained / "run.json").unlink()
+    extended = augmented(load_property(RANDOM), write_generated(tmp_path / "g.parquet", EXTRA))
+    for data, one, message in (
+        (load_property(GROUPED), settings, "data is"),
+        (load_property(RANDOM), replace(settings, epochs=3), "epochs is 2 there and 3 here"),
+        (load_property(RANDOM), replace(settings, from_scratch=True), "from_scratch is false there and true here"),
+        (extended, settings, "notes is"),
+    ):
+        with pytest.raises(InputError, match=message) as raised:
+            cross_validate(data, one, out=trained, **how)
+        assert "\n" not in str(raised.value)
+    assert not (trained / "rate-0.5-decay-0").exists()
+
+
+@pytest.mark.usefixtures("toys")
+def test_generated_crystals_are_known_by_more_than_their_number(
+    once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dao.superconductors.cross_validation.finetune", lambda *_, **__: None)
+    settings = FinetuneSettings(weights=once / "weights", epochs=2, batch_size=8)
+    how: dict[str, Any] = {"out": tmp_path / "run", "rates": [0.5], "decays": [0.0], "device": "cpu"}
+    plain = load_property(RANDOM)
+    first = augmented(plain, write_generated(tmp_path / "g.parquet", EXTRA))
+    other = augmented(plain, write_generated(tmp_path / "h.parquet", EXTRA, tc=[1.0, 2.0, 3.0]))
+    with pytest.raises(InputError, match="none of its trainings is finished"):
+        cross_validate(first, settings, **how)
+    with pytest.raises(InputError, match="none of its trainings is finished"):
+        cross_validate(first, settings, **how)
+    with pytest.raises(InputError, match="extra is"):
+        cross_validate(other, settings, **how)
+
+
+@pytest.mark.usefixtures("toys")
+def test_complete_is_all_that_was_asked(trained: Path) -> None:
+    data = load_property(RANDOM)
+    two = replace(data, folds=(data.folds[0], data.folds[3]))
+    assert choose(trained, two)["complete"]
+    assert not choose(trained, data)["complete"]
+    assert not choose(trained, two, ["rate-0.5-decay-0.01"])["complete"]
+    path = trained / "rate-0.01-decay-0.01" / "results.json"
+    results = json.loads(path.read_text())
+    whole = json.dumps(results)
+    results["folds"].pop()
+    path.write_text(json.dumps(results))
+    assert not choose(trained, two)["complete"]
+    for folder in trained.glob("rate-*"):  # two members were asked for
+        found = json.loads((folder / "results.json").read_text() if folder != path.parent else whole)
+        found["settings"]["members"] = 2
+        (folder / "results.json").write_text(json.dumps(found))
+    assert not choose(trained, two)["complete"]
+
+
+@pytest.mark.usefixtures("toys")
+def test_trainings_of_different_runs_are_not_mixed(trained: Path) -> None:
+    path = trained / "rate-0.01-decay-0.01" / "results.json"
+    results = json.loads(path.read_text())
+    results["data"] = GROUPED
+    path.write_text(json.dumps(results))
+    with pytest.raises(InputError, match="trainings of different runs"):
+        choose(trained, load_property(RANDOM))
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"results.json: no results of a training"):
+        choose(trained, load_property(RANDOM))
+
+
+def _damage(trained: Path, **values: Any) -> None:
+    path = trained / "chosen.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"folds": []}, "no run of"),
+        ({"folds": [{"name": "0"}]}, "no run of"),
+        ({"folds": 3}, "no run of"),
+        ({"settings": {}}, "no run of"),
+        ({"mae": "much"}, "no run of"),
+        ({"data": GROUPED}, "of other trainings"),
+    ],
+)
+def test_a_damaged_choice_is_bad_input(trained: Path, run: Run, values: dict[str, Any], message: str) -> None:
+    _damage(trained, **values)
+    for arguments in (("superconductors", "evaluate", str(trained)), ("tc", "NaCl", "--weights", str(trained))):
+        code, _, err = run(*arguments)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+
+
+def test_trainings_that_are_gone_are_bad_input(trained: Path, run: Run) -> None:
+    fold = read_chosen(trained)["folds"][1]
+    shutil.move(trained / fold["setting"] / "fold-3", trained / "elsewhere")
+    for arguments in (("superconductors", "evaluate", str(trained)), ("tc", "NaCl", "--weights", str(trained))):
+        code, _, err = run(*arguments)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "the trainings of fold 3" in err
+
+
+@pytest.mark.usefixtures("toys")
+def test_errors_of_what_ships_are_those_of_first_members(trained: Path) -> None:
+    data = load_property(RANDOM)
+    found = first_member_errors(trained, data)
+    assert found["mae"] == pytest.approx(np.mean([fold["mae_of_one"] for fold in read_chosen(trained)["folds"]]))
+    assert found["families"]["others"]["crystals"] == sum(len(data.folds[k].test) for k in (0, 3))
+    with pytest.raises(InputError, match="tested on other crystals"):
+        first_member_errors(trained, replace(data, folds=data.folds[::-1][:1] + data.folds[:3]))
+    # of two members whose errors cancel, one alone is as far off as it is
+    for fold in read_chosen(trained)["folds"]:
+        folder = trained / fold["setting"] / f"fold-{fold['name']}"
+        lines = [line.split(",") for line in (folder / "seed-0" / "test.csv").read_text().splitlines()[1:]]
+        for seed, shift in ((0, 1.0), (1, -1.0)):
+            (folder / f"seed-{seed}").mkdir(exist_ok=True)
+            text = "".join(f"{name},{label},{float(label) + shift}\n" for name, label, _ in lines)
+            (folder / f"seed-{seed}" / "test.csv").write_text("material_id,label,prediction\n" + text)
+    _damage(trained, folds=[{**fold, "members": 2} for fold in read_chosen(trained)["folds"]])
+    labels, said = test_predictions(trained)
+    np.testing.assert_allclose(labels, said, atol=1e-6)
+    found = first_member_errors(trained, data)
+    assert found["mae"] == pytest.approx(1.0)
+    assert found["families"]["others"]["bias"] == pytest.approx(1.0)
 
 
 def test_files_get_a_temperature_with_spread(trained: Path, run: Run, tmp_path: Path) -> None:
