@@ -100,7 +100,7 @@ def test_what_is_not_marked_is_refused(toys: Path, tmp_path: Path, replaced: dic
 def test_structures_are_generated_marked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = tiny_generator()
     generator.save(tmp_path / "generator")
-    others = Superconductors.load().others
+    others = Superconductors.load().without_structure
     how = Generation(weights=tmp_path / "generator", seed=3, device="cpu")
     summary = generate_structures(others, how, out=tmp_path / "out", progress=False)
     made = read_generated(tmp_path / "out" / "generated.parquet")

@@ -362,3 +362,28 @@ def test_eight_bits_are_close(tmp_path: Path) -> None:
             assert not torch.equal(value, state[name])
         else:
             assert torch.equal(value, state[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row_scale.a": None}, "no scale a row for a"),
+        ({"a": None}, "no matrix of 8 bits for a"),
+        ({"a": torch.zeros((), dtype=torch.int8)}, "scale of a does not fit"),
+        ({"row_scale.a": torch.ones(3, 1)}, "scale of a does not fit"),
+        ({"row_scale.a": torch.tensor(1.0)}, "scale of a does not fit"),
+        ({"a": torch.zeros(2, 2)}, "no matrix of 8 bits for a"),
+    ],
+)
+def test_eight_bits_without_their_scales_are_bad_input(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], message: str
+) -> None:
+    kept = in_eight_bits({"a": torch.eye(2)}) | change
+    write_weights(tmp_path, {name: value for name, value in kept.items() if value is not None}, {})
+    with pytest.raises(InputError, match=message):
+        load_weights(tmp_path / "model.safetensors", torch.nn.Linear(2, 2))
+
+
+def test_what_is_not_finite_is_not_made_bytes() -> None:
+    with pytest.raises(InputError, match="a has a number that is not finite"):
+        in_eight_bits({"a": torch.tensor([[1.0, math.nan]])})
