@@ -18,6 +18,7 @@ from dao.superconductors.augmentation import Generation, augmented, generate_str
 from dao.superconductors.dataset import Superconductors, compositions_of, systems_of
 from dao.training.finetune import FinetuneSettings, finetune
 
+
 @pytest.mark.parametrize("name", [RANDOM, GROUPED])
 @pytest.mark.usefixtures("toys")
 def test_nothing_of_a_test_crystal_is_added(tmp_path: Path, name: str) -> None:

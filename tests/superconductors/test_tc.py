@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -8,69 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import pytest
 import torch
-from superconducting_toys import CRYSTALS, EXTRA, folds, write_files, write_generated
+from superconducting_toys import EXTRA, write_generated
 from toys import tiny_predictor
 
-from dao.cli import main
-from dao.crystal import CrystalBatch
-from dao.data.properties import load_property, superconductors
+from dao.data.properties import load_property
 from dao.data.properties.superconductors import GROUPED, RANDOM
 from dao.errors import InputError
-from dao.prediction.ranking import Candidate
-from dao.property_model import PropertyPredictor
 from dao.superconductors.augmentation import augmented
 from dao.superconductors.cross_validation import (
     choose,
-    chosen_members,
     cross_validate,
     first_member_errors,
     read_chosen,
     test_predictions,
 )
 from dao.superconductors.tables import PAPER
-from dao.superconductors.tc import WARNINGS, formula_records, load_tc
+from dao.superconductors.tc import load_tc
 from dao.training.finetune import FinetuneSettings
 from dao.weight_files import ROW_SCALE, in_eight_bits, load_weights, write_weights
 
 Run = Callable[..., tuple[int, str, str]]
 
 test_predictions.__test__ = False  # type: ignore[attr-defined] # it is no test but reads what was predicted of test crystals
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two rates on two folds, and what it printed."""
-    folder = tmp_path_factory.mktemp("tc")
-    write_files(folder)
-    tiny_predictor().save(folder / "weights")
-    arguments = ["superconductors", "train", "--out", str(folder / "tc"), "--weights", str(folder / "weights")]
-    arguments += [
-        "--epochs",
-        "2",
-        "--batch",
-        "8",
-        "--rates",
-        "1e-6,1e-2",
-        "--folds",
-        "0,3",
-        "--device",
-        "cpu",
-        "--quiet",
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(superconductors, "_published", folds)
-        assert main([*arguments, "--data", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def trained(once: Path, tmp_path: Path) -> Path:
-    """A copy of it, in the folder where commands run."""
-    return shutil.copytree(once / "tc", tmp_path / "tc")
 
 
 @pytest.mark.usefixtures("toys")
@@ -236,76 +199,6 @@ def test_errors_of_what_ships_are_those_of_first_members(trained: Path) -> None:
     assert found["families"]["others"]["bias"] == pytest.approx(1.0)
 
 
-def test_files_get_a_temperature_with_spread(trained: Path, run: Run, tmp_path: Path) -> None:
-    ase.io.write(tmp_path / "some.extxyz", [crystal.to_atoms() for crystal in CRYSTALS[:2]])
-    arguments = ("tc", "some.extxyz", "--weights", "tc", "--device", "cpu")
-    code, out, err = run(*arguments, "--format", "json", "--out", "said")
-    assert code == 0
-    records = json.loads(out)
-    members = [PropertyPredictor.load(folder) for (folder,) in chosen_members(trained)]
-    assert len(members) == 2
-    for crystal, record in zip(CRYSTALS[:2], records, strict=True):
-        batch = CrystalBatch.from_crystals([crystal], dtype=torch.float32)
-        with torch.no_grad():
-            logs = [float(member.predict(batch)[0]) for member in members]
-        mean, spread = np.mean(logs), np.std(logs)
-        assert record["tc"] == pytest.approx(math.exp(mean), rel=1e-2)
-        assert record["tc_low"] == pytest.approx(math.exp(mean - spread), rel=1e-2)
-        assert record["tc_high"] == pytest.approx(math.exp(mean + spread), rel=1e-2)
-    assert all(text in err for text in WARNINGS)
-    assert f"a factor of {math.exp(read_chosen(trained)['mae']):.1f} either way" in err
-    saved = json.loads((tmp_path / "said" / "tc.json").read_text())
-    assert saved["records"] == records
-    assert list(WARNINGS) == saved["warnings"][1:]
-    assert len((tmp_path / "said" / "tc.csv").read_text().splitlines()) == 3
-    code, out, err = run(*arguments, "--quiet")
-    assert (code, err) == (0, "")
-    assert out.splitlines()[0].split()[:3] == ["input", "structure", "formula"]
-    assert "rank" not in out
-
-
-def candidate(rank: int, confidence: float | None) -> Candidate:
-    return Candidate(
-        rank=rank, formula="NaCl", crystal=CRYSTALS[rank], space_group="Fm-3m", space_group_number=225, symprec=0.1,
-        formula_units=1, count=1, samples=2, source="generator", confidence=confidence,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("confidences", [(None, None), (0.75, 0.25)])
-def test_candidates_count_by_confidence(trained: Path, confidences: tuple[float | None, float | None]) -> None:
-    ensemble = load_tc(str(trained), "cpu")
-    candidates = [candidate(1, confidences[0]), candidate(2, confidences[1])]
-    values = ensemble.predictors.predict([one.crystal for one in candidates]).numpy()
-    every, *each = formula_records(ensemble, "NaCl", candidates)
-    weights = np.array([0.5, 0.5] if confidences[0] is None else [0.75, 0.25])
-    mean = (values.mean(0) * weights).sum()
-    spread = math.sqrt((((values - mean) ** 2).mean(0) * weights).sum())
-    assert every["structure"] == "all 2 candidates"
-    assert every["tc"] == pytest.approx(math.exp(mean), rel=1e-2)
-    assert every["tc_high"] == pytest.approx(math.exp(mean + spread), rel=1e-2)
-    assert [record["rank"] for record in each] == [1, 2]
-    assert each[1]["tc"] == pytest.approx(math.exp(values[:, 1].mean()), rel=1e-2)
-    with pytest.raises(InputError, match="no structure was predicted"):
-        formula_records(ensemble, "NaCl", [])
-
-
-@pytest.mark.usefixtures("trained")
-def test_formulas_are_predicted_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def predict(formula: str, samples: int, **options: Any) -> list[Candidate]:
-        asked.append((formula, samples, options))
-        return [candidate(rank, 0.5) for rank in (1, 2, 3)]
-
-    monkeypatch.setattr("dao.prediction.pipeline.predict", predict)
-    code, out, _ = run(
-        "tc", "NaCl", "--weights", "tc", "--top", "2", "--samples", "7", "--cells", "2", "--device", "cpu"
-    )
-    assert code == 0
-    assert asked == [("NaCl", 7, {"cells": "2", "seed": 0, "device": "cpu"})]
-    assert [line.split()[1] for line in out.splitlines()[2:]] == ["all", "candidate", "candidate"]
-
-
 def test_bad_input_is_one_line(toys: Path, run: Run, tmp_path: Path) -> None:
     for arguments, message in (
         (("tc", "none.cif"), "none.cif: no such file or folder"),
@@ -331,7 +224,7 @@ def test_counts_tables_and_figures_are_written(trained: Path, run: Run, tmp_path
     assert {path.name for path in (tmp_path / "counted").iterdir()} == {
         "superconductors.json", "tc_distribution.png", "tc_distribution.svg"
     }  # fmt: skip
-    code, out, err = run("superconductors", "evaluate", "tc", "--out", "tables")
+    code, out, err = run("superconductors", "evaluate", "own", "--out", "tables")
     assert (code, err) == (0, "")
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
         "tc.md", "tc.json", "tc_parity.png", "tc_parity.svg"
@@ -343,6 +236,8 @@ def test_counts_tables_and_figures_are_written(trained: Path, run: Run, tmp_path
     assert cells[1] == f"{folds[0]['mae']:.3f}"
     assert cells[4] == f"{folds[1]['mae']:.3f}"
     assert (cells[2], cells[6][-9:]) == ("–", "(2 folds)")
+    crystals = max(fold["train"] for fold in folds)
+    assert f"({-(-2 * crystals // 8)} steps)" in line
 
 
 def test_eight_bits_are_close(tmp_path: Path) -> None:
@@ -387,3 +282,32 @@ def test_eight_bits_without_their_scales_are_bad_input(
 def test_what_is_not_finite_is_not_made_bytes() -> None:
     with pytest.raises(InputError, match="a has a number that is not finite"):
         in_eight_bits({"a": torch.tensor([[1.0, math.nan]])})
+
+
+def _tool(name: str) -> Any:  # noqa: ANN401 - a module
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parents[2] / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.usefixtures("toys")
+def test_what_ships_says_its_own_errors(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = _tool("ship_tc")
+    with pytest.raises(InputError, match="is not finished on 5 folds"):
+        tool.main([str(trained), "--out", str(tmp_path / "shelf")])
+    with pytest.raises(InputError, match="supercon_tc_grouped is needed"):
+        tool.measured(trained, GROUPED)
+    _damage(trained, complete=True, mae=0.001)  # as if the mean of some members
+    with pytest.raises(InputError, match="is not finished on 5 folds"):
+        tool.main([str(trained), "--out", str(tmp_path / "shelf")])
+    monkeypatch.setattr(tool, "FOLDS", 2)
+    tool.main([str(trained), "--out", str(tmp_path / "shelf")])
+    said = json.loads((tmp_path / "shelf" / "ensemble.json").read_text())
+    assert said["random"] == first_member_errors(trained, load_property(RANDOM))
+    assert said["random"]["mae"] > 0.001
+    ensemble = load_tc(str(tmp_path / "shelf"), "cpu")
+    assert (ensemble.error, ensemble.grouped_error) == (said["random"]["mae"], None)
+    assert len(ensemble.predictors.members) == 2

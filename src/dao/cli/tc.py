@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from dao.cli import completion
 from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder
 from dao.errors import InputError
+from dao.weights import DEFAULT
 
 EXAMPLES = """\b
 Examples:
@@ -23,7 +25,7 @@ Examples:
 What is no file or folder is read as a formula, whose structure is predicted first; its first line is over all
 candidates, which count by the confidence in them. "from" and "to" are one standard deviation over the predictors (of
 that line: over predictors and candidates), which is less than how far off they can be. Exit code 3: some files could
-not be read (stderr and --out say which)."""
+not be read, or some formulas got no structure (stderr and --out say which)."""
 
 COLUMNS = {
     "input": "input",
@@ -47,7 +49,18 @@ def critical_temperature(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="A run of dao superconductors train; the shipped ones else.", show_default=False
+            metavar="NAME|FOLDER",
+            help="A run of dao superconductors train; the shipped ones (tc) else.",
+            show_default=False,
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER|HUB_ID",
+            help="Weights that propose structures of formulas; if not given, shipped ones that know such large cells.",
+            autocompletion=completion.weights,
+            show_default=False,
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Candidates of a formula that are looked at.")] = 5,
@@ -65,7 +78,7 @@ def critical_temperature(
     quiet: Quiet = False,
 ) -> int:
     """Predict critical temperatures of structures, or of compositions by way of their predicted structures."""
-    files, formulas = _sorted(inputs)
+    files, formulas = _files_and_formulas(inputs)
     check_device(device)
     if out is not None:
         check_out_folder(out)
@@ -78,14 +91,25 @@ def critical_temperature(
     records: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     if files:
-        structures = read_structures(files)
-        records += structure_records(ensemble, structures)
-        failures += structures.failures
+        try:
+            structures = read_structures(files)
+            records += structure_records(ensemble, structures)
+            failures += structures.failures
+        except InputError as error:
+            failures.append({"file": ", ".join(map(str, files)), "reason": str(error)})
     for formula in formulas:
         from dao.prediction.pipeline import predict
 
-        found = predict(formula, samples, cells=cells, seed=seed, device=device)[:top]
-        records += formula_records(ensemble, formula, found)
+        try:
+            by = _generator(formula, cells) if generator is None else generator
+            if by != DEFAULT and generator is None and not quiet:
+                typer.echo(f"note: {formula}: structures by {by}, as {DEFAULT} knows no cells as large", err=True)
+            found = predict(formula, samples, cells=cells, seed=seed, device=device, weights=by)[:top]
+            records += formula_records(ensemble, formula, found)
+        except InputError as error:
+            failures.append({"formula": formula, "reason": f"{formula}: {str(error).removeprefix(f'{formula}: ')}"})
+    if not records:
+        raise InputError(failures[0]["reason"])
     if out is not None:
         write_temperatures(out, records, ensemble.warnings(), failures)
     if output == "json":
@@ -108,7 +132,7 @@ def critical_temperature(
     return 3 if failures else 0
 
 
-def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
+def _files_and_formulas(inputs: list[str]) -> tuple[list[Path], list[str]]:
     """Files and folders, and formulas, each known to be one before anything heavy is imported.
 
     Raises:
@@ -127,3 +151,26 @@ def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
         parse_formula(text)
         formulas.append(text)
     return files, formulas
+
+
+def _generator(formula: str, cells: str) -> str:
+    """The default generator, or where a cell is larger than it knows, the shipped one of the smallest sufficient cells.
+
+    Raises:
+        InputError: no such cells, or too large ones.
+
+    """
+    from dao.prediction.composition import parse_cells, parse_formula
+    from dao.weights import largest_trained_cell, read_config, shipped
+
+    known = {
+        name: trained
+        for name, folder in shipped().items()
+        if read_config(folder).get("model") == "generator" and (trained := largest_trained_cell(name)) is not None
+    }
+    composition = parse_formula(formula)
+    atoms = composition.num_atoms * max(parse_cells(cells, composition, trained=known.get(DEFAULT)))
+    if atoms <= known.get(DEFAULT, atoms):
+        return DEFAULT
+    # beyond all of them, the one that knows the largest
+    return min(known, key=lambda name: (known[name] < atoms, known[name] if known[name] >= atoms else -known[name]))
