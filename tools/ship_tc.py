@@ -4,9 +4,9 @@ Run: python tools/ship_tc.py RUN --grouped GROUPED_RUN [--out FOLDER] [--bits 8|
 
 Writes src/dao/weights/tc/member-K, the first member of each fold's chosen setting, and ensemble.json with the errors of
 such single members in cross-validation, over all and by family, at random folds and at folds by chemical system (of the
-run --grouped, which does not ship). Needs the data ($DAO_DATA). Matrices are kept in 8 bits with a scale a row (or as bfloat16): five members of 4.6 M
-parameters are 23 MB. The model card beside them is written by hand. With --check, the run's test crystals are predicted
-again by what was written, each by its own fold's member.
+run --grouped, which does not ship). Needs the data ($DAO_DATA). Matrices are kept in 8 bits with a scale a row (or as
+bfloat16): five members of 4.6 M parameters are 23 MB. The model card beside them is written by hand. With --check, the
+run's test crystals are predicted again by what was written, each by its own fold's member.
 """
 
 from __future__ import annotations

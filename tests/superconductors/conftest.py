@@ -29,10 +29,11 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_files(folder)
     tiny_predictor().save(folder / "weights")
     arguments = ["superconductors", "train", "--out", str(folder / "tc"), "--weights", str(folder / "weights")]
-    arguments += "--epochs 2 --batch 8 --rates 1e-6,1e-2 --folds 0,3 --device cpu --quiet".split()
+    arguments += ["--epochs", "2", "--batch", "8", "--rates", "1e-6,1e-2", "--folds", "0,3"]
+    arguments += ["--device", "cpu", "--quiet", "--data", str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(superconductors, "_published", folds)
-        assert main([*arguments, "--data", str(folder)]) == 0
+        assert main(arguments) == 0
     return folder
 
 

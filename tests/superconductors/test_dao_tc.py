@@ -144,7 +144,7 @@ def test_large_cells_go_to_a_generator_that_knows_them(run: Run, monkeypatch: py
     ):
         code, _, err = run("tc", *arguments, "--weights", "own", "--device", "cpu")
         assert (code, asked.pop()) == (0, weights)
-        assert ("structures by small-52" in err) == (weights == "small-52")
+        assert ("atoms by small-52" in err) == (weights == "small-52")
 
 
 def test_both_errors_are_said(trained: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

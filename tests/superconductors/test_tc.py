@@ -284,7 +284,7 @@ def test_what_is_not_finite_is_not_made_bytes() -> None:
         in_eight_bits({"a": torch.tensor([[1.0, math.nan]])})
 
 
-def _tool(name: str) -> Any:  # noqa: ANN401 - a module
+def _tool(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parents[2] / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

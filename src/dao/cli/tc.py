@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from dao.cli import completion
 from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder
 from dao.errors import InputError
 from dao.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from dao.superconductors.tc import TcEnsemble
 
 EXAMPLES = """\b
 Examples:
@@ -84,30 +87,19 @@ def critical_temperature(
         check_out_folder(out)
 
     from dao.cli.output import print_json, print_table
-    from dao.prediction.energies import read_structures
-    from dao.superconductors.tc import formula_records, load_tc, structure_records, write_temperatures
+    from dao.superconductors.tc import formula_records, load_tc, write_temperatures
 
     ensemble = load_tc(weights, device)
-    records: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
-    if files:
-        try:
-            structures = read_structures(files)
-            records += structure_records(ensemble, structures)
-            failures += structures.failures
-        except InputError as error:
-            failures.append({"file": ", ".join(map(str, files)), "reason": str(error)})
+    records, failures = _of_files(ensemble, files)
     for formula in formulas:
         from dao.prediction.pipeline import predict
 
         try:
-            by = _generator(formula, cells) if generator is None else generator
-            if by != DEFAULT and generator is None and not quiet:
-                typer.echo(f"note: {formula}: structures by {by}, as {DEFAULT} knows no cells as large", err=True)
-            found = predict(formula, samples, cells=cells, seed=seed, device=device, weights=by)[:top]
-            records += formula_records(ensemble, formula, found)
+            by = generator or _generator(formula, cells, quiet=quiet)
+            found = predict(formula, samples, cells=cells, seed=seed, device=device, weights=by)
+            records += formula_records(ensemble, formula, found[:top])
         except InputError as error:
-            failures.append({"formula": formula, "reason": f"{formula}: {str(error).removeprefix(f'{formula}: ')}"})
+            failures.append({"formula": formula, "reason": f"{formula}: {error}"})
     if not records:
         raise InputError(failures[0]["reason"])
     if out is not None:
@@ -153,8 +145,24 @@ def _files_and_formulas(inputs: list[str]) -> tuple[list[Path], list[str]]:
     return files, formulas
 
 
-def _generator(formula: str, cells: str) -> str:
+def _of_files(ensemble: TcEnsemble, files: list[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Records of the structures in files, and what could not be read."""
+    if not files:
+        return [], []
+    from dao.prediction.energies import read_structures
+    from dao.superconductors.tc import structure_records
+
+    try:
+        structures = read_structures(files)
+    except InputError as error:
+        return [], [{"file": ", ".join(map(str, files)), "reason": str(error)}]
+    return structure_records(ensemble, structures), list(structures.failures)
+
+
+def _generator(formula: str, cells: str, *, quiet: bool) -> str:
     """The default generator, or where a cell is larger than it knows, the shipped one of the smallest sufficient cells.
+
+    Unless ``quiet``, stderr says so.
 
     Raises:
         InputError: no such cells, or too large ones.
@@ -172,5 +180,9 @@ def _generator(formula: str, cells: str) -> str:
     atoms = composition.num_atoms * max(parse_cells(cells, composition, trained=known.get(DEFAULT)))
     if atoms <= known.get(DEFAULT, atoms):
         return DEFAULT
-    # beyond all of them, the one that knows the largest
-    return min(known, key=lambda name: (known[name] < atoms, known[name] if known[name] >= atoms else -known[name]))
+    sufficient = [name for name in known if known[name] >= atoms]
+    chosen = min(sufficient, key=known.__getitem__) if sufficient else max(known, key=known.__getitem__)
+    if not quiet:
+        limit = f"{DEFAULT} knows cells of up to {known[DEFAULT]} atoms, {chosen} of up to {known[chosen]}"
+        typer.echo(f"note: {formula}: structures of {atoms} atoms by {chosen} ({limit})", err=True)
+    return chosen

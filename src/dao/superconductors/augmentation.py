@@ -2,8 +2,8 @@
 
 Generated crystals carry the fingerprint of the generator in a column ``generated``, without which a file is refused
 here, so that they are never taken for measured ones. They are trained on alone: a fold leaves out those of its test
-crystals' compositions, and where chemical systems are kept together, those of their chemical systems. Those of its validation
-crystals stay: they may make the error on validation look smaller than it is, and touch no test crystal.
+crystals' compositions, and where chemical systems are kept together, those of their chemical systems. Those of its
+validation crystals stay: they may make the error on validation look smaller than it is, and touch no test crystal.
 """
 
 from __future__ import annotations
