@@ -71,7 +71,7 @@ class TcEnsemble:
 
 
 def load_tc(source: str | None, device: str) -> TcEnsemble:
-    """The ensemble that ships (None, or its name), a run of ``dao superconductors train``, or weights for :data:`LABEL`.
+    """The ensemble that ships (None or its name), a run of ``dao superconductors train``, or weights for :data:`LABEL`.
 
     Raises:
         InputError: no such weights or device, or weights of another property.
