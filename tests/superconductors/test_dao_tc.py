@@ -138,7 +138,7 @@ def test_large_cells_go_to_a_generator_that_knows_them(run: Run, monkeypatch: py
         (("Zr4Rh2O", "--cells", "4"), "small-52"),  # 28 atoms
         (("Zr4Rh2O", "--cells", "2"), "small"),
         (("Zr4Rh2O",), "small"),
-        (("Y6Nb4Al12",), "small-52"),
+        (("Ba7CaSi20",), "small-52"),
         (("Zr4Rh2O", "--cells", "9"), "small-52"),  # beyond them both
         (("Zr4Rh2O", "--cells", "4", "--generator", "mine"), "mine"),
     ):
