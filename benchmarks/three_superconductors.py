@@ -76,7 +76,7 @@ COMPOUNDS = {
 
 
 MEASURED: dict[str, float | None] = {"Cr3Os": None, "Zr4Rh2O": 3.73, "Zr4Pd2O": 2.73}
-"""Critical temperatures in K as the paper gives them; it gives none of Cr3Os."""
+"""Critical temperatures in K as the paper gives them; it gives none of Cr3Os (docs/superconductors.md)."""
 
 PAPER = {"Cr3Os": "2.02 K off", "Zr4Rh2O": "3.77", "Zr4Pd2O": "2.99"}
 """What the paper's ensemble says (Table 6 of the preprint; the project's page, which swaps two of the errors)."""

@@ -8,13 +8,33 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from toys import toy_crystals, write_parquet
+from toys import toy, toy_crystals, write_parquet
 
+from dao.crystal import Crystal
 from dao.data.properties.superconductors import PARTS, digest
 
 CRYSTALS = toy_crystals()
 OTHERS = ("RbF", "TlBr", "K2O", "Na1Cl1", "AmO2", "LiCs")
 """Without structures; one is among the toys, one has an element that is not supported."""
+
+
+EXTRA = [
+    toy("rocksalt", ("Rb", "F"), 5.6, "generated-RbF"),  # a toy's composition
+    toy("fluorite", ("Rb", "F"), 7.0, "generated-RbF2"),  # of its chemical system alone
+    toy("cscl", ("Li", "Tl"), 3.4, "generated-LiTl"),  # of neither
+]
+
+
+def write_generated(path: Path, crystals: list[Crystal], **replaced: Any) -> Path:
+    """A file of generated crystals, as ``dao superconductors generate`` writes it."""
+    columns: dict[str, list[Any]] = {
+        "formula": [one.reduced_formula for one in crystals],
+        "tc": [7.0 + i for i in range(len(crystals))],
+        "generated": ["0123456789abcdef"] * len(crystals),
+        "mode": ["one-shot"] * len(crystals),
+    }
+    write_parquet(path, crystals, **(columns | replaced))
+    return path
 
 
 def temperatures() -> list[float]:

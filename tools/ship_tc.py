@@ -1,11 +1,12 @@
 """Put an ensemble for critical temperatures on the shelf: the chosen weights of a run of ``dao superconductors train``.
 
-Run: python tools/ship_tc.py RUN [--out FOLDER] [--bits 8|16]
+Run: python tools/ship_tc.py RUN --grouped GROUPED_RUN [--out FOLDER] [--bits 8|16]
 
-Writes src/dao/weights/tc/member-K, the first member of each fold's chosen setting, and ensemble.json with the run's
-errors in cross-validation. Matrices are kept in 8 bits with a scale a row (or as bfloat16): five members of 4.6 M
-parameters are 23 MB. The model card beside them is written by hand. With --check, the run's test crystals are predicted
-again by what was written, each by its own fold's member.
+Writes src/dao/weights/tc/member-K, the first member of each fold's chosen setting, and ensemble.json with the errors of
+such single members in cross-validation, over all and by family, at random folds and at folds by chemical system (of the
+run --grouped, which does not ship). Needs the data ($DAO_DATA). Matrices are kept in 8 bits with a scale a row (or as
+bfloat16): five members of 4.6 M parameters are 23 MB. The model card beside them is written by hand. With --check, the
+run's test crystals are predicted again by what was written, each by its own fold's member.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dao.data.properties.superconductors import property_data
+from dao.data.properties.superconductors import FOLDS, GROUPED, RANDOM, property_data
+from dao.errors import InputError
 from dao.models import CrystalModel
 from dao.property_model import PropertyPredictor
-from dao.superconductors.cross_validation import chosen_members, read_chosen
+from dao.superconductors.cross_validation import chosen_members, first_member_errors, read_chosen
 from dao.superconductors.tc import ENSEMBLE
 from dao.training.property_task import predict_packed
 from dao.weight_files import WEIGHTS, in_eight_bits, write_weights
@@ -45,15 +49,32 @@ def write_small(model: CrystalModel, folder: Path, *, bits: int) -> None:
     write_weights(folder, state | small, config)
 
 
-def main() -> None:
+def measured(run: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A finished run and the errors of its first members.
+
+    Raises:
+        InputError: of other folds, or not finished.
+
+    """
+    chosen = read_chosen(run)
+    if chosen["data"] != name:
+        raise InputError(f"{run}: is of {chosen['data']}, and {name} is needed")
+    if not chosen["complete"] or len(chosen["folds"]) != FOLDS:
+        raise InputError(f"{run}: is not finished on {FOLDS} folds")
+    return chosen, first_member_errors(run, property_data(name))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Convert, and say how large the result is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--grouped", type=Path, help="the same training on folds by chemical system")
     parser.add_argument("--out", type=Path, default=SHELF / TC)
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8)
     parser.add_argument("--check", action="store_true", help="predict the test crystals again")
-    options = parser.parse_args()
-    chosen = read_chosen(options.run)
+    options = parser.parse_args(arguments)
+    chosen, errors = measured(options.run, RANDOM)
+    grouped = None if options.grouped is None else measured(options.grouped, GROUPED)[1]
     for old in options.out.glob("member-*"):
         shutil.rmtree(old)
     folders = []
@@ -62,7 +83,8 @@ def main() -> None:
         model.config = replace(model.config, name=f"{TC}-{number}")
         folders.append(options.out / f"member-{number}")
         write_small(model, folders[-1], bits=options.bits)
-    figures = {key: chosen[key] for key in ("data", "notes", "settings", "mae", "mae_sd", "constant_mae")}
+    figures = {key: chosen[key] for key in ("data", "notes", "settings", "constant_mae")}
+    figures |= {"random": errors, "grouped": grouped}
     (options.out / ENSEMBLE).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     size = sum((folder / WEIGHTS).stat().st_size for folder in folders)
     print(f"{options.out}: {len(folders)} members, {size / 1e6:.1f} MB")

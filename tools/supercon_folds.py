@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dao.data.properties.superconductors import PARTS, digest, read_superconductors
+from dao.superconductors.dataset import systems_of
 
 SEED = 0
 OUT = Path(__file__).resolve().parents[1] / "src" / "dao" / "data" / "properties" / "supercon_folds.json"
@@ -49,7 +50,8 @@ def main() -> None:
     packed = read_superconductors(parser.parse_args().file)
     order = sorted(range(len(packed)), key=lambda row: packed.ids[row])
     generator = np.random.default_rng(SEED)
-    systems = [frozenset(packed.crystal(row).counts) for row in order]
+    of_row = systems_of(packed)
+    systems = [of_row[row] for row in order]
     record = {
         "source": f"tools/supercon_folds.py, seed {SEED}",
         "crystals": len(packed),

@@ -28,9 +28,16 @@ _LARGEST_BYTE = 127
 
 
 def in_eight_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices as 8-bit integers and a scale a row, other parameters as they are: half of what bfloat16 takes."""
+    """Matrices as 8-bit integers and a scale a row, other parameters as they are: half of what bfloat16 takes.
+
+    Raises:
+        InputError: a number that is not finite.
+
+    """
     kept: dict[str, Tensor] = {}
     for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise InputError(f"{name} has a number that is not finite")
         if value.ndim != 2 or not value.is_floating_point():
             kept[name] = value
             continue
@@ -40,13 +47,18 @@ def in_eight_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _from_eight_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    scales = {name: tensors.pop(name) for name in list(tensors) if name.startswith(ROW_SCALE)}
-    return tensors | {
-        name: tensors[name].float() * scale
-        for name, scale in ((key.removeprefix(ROW_SCALE), value) for key, value in scales.items())
-        if name in tensors and scale.shape == (len(tensors[name]), 1)
-    }
+def _from_eight_bits(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    scales = {name.removeprefix(ROW_SCALE): value for name, value in tensors.items() if name.startswith(ROW_SCALE)}
+    rest = {name: value for name, value in tensors.items() if not name.startswith(ROW_SCALE)}
+    in_bytes = {name for name, value in rest.items() if value.dtype == torch.int8 and not name.startswith(MEMORY)}
+    for name in sorted(in_bytes ^ scales.keys()):
+        missing = "scale a row" if name in in_bytes else "matrix of 8 bits"
+        raise InputError(f"{path}: no {missing} for {name}")
+    for name, scale in scales.items():
+        value = rest[name]
+        if value.ndim != 2 or scale.shape != (len(value), 1) or not scale.is_floating_point():
+            raise InputError(f"{path}: the scale of {name} does not fit it")
+    return rest | {name: rest[name].float() * scale for name, scale in scales.items()}
 
 
 def memory_tensors(memory: SymmetryMemory | None) -> dict[str, Tensor]:
@@ -77,7 +89,7 @@ def load_weights(path: Path, model: nn.Module) -> SymmetryMemory | None:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not readable as safetensors ({str(error).splitlines()[0]})") from None
-    tensors = _from_eight_bits(tensors)
+    tensors = _from_eight_bits(tensors, path)
     memory = {name.removeprefix(MEMORY): tensors.pop(name) for name in list(tensors) if name.startswith(MEMORY)}
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(

@@ -8,33 +8,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from superconducting_toys import CRYSTALS
-from toys import tiny_generator, tiny_predictor, toy, write_parquet
+from superconducting_toys import CRYSTALS, EXTRA, write_generated
+from toys import tiny_generator, tiny_predictor
 
-from dao.crystal import Crystal
 from dao.data.properties import load_property
 from dao.data.properties.superconductors import GROUPED, LABEL, RANDOM
 from dao.errors import InputError
 from dao.superconductors.augmentation import Generation, augmented, generate_structures, read_generated
 from dao.superconductors.dataset import Superconductors, compositions_of, systems_of
 from dao.training.finetune import FinetuneSettings, finetune
-
-EXTRA = [
-    toy("rocksalt", ("Rb", "F"), 5.6, "generated-RbF"),  # a toy's composition
-    toy("fluorite", ("Rb", "F"), 7.0, "generated-RbF2"),  # of its chemical system alone
-    toy("cscl", ("Li", "Tl"), 3.4, "generated-LiTl"),  # of neither
-]
-
-
-def write_generated(path: Path, crystals: list[Crystal], **replaced: Any) -> Path:
-    columns: dict[str, list[Any]] = {
-        "formula": [one.reduced_formula for one in crystals],
-        "tc": [7.0 + i for i in range(len(crystals))],
-        "generated": ["0123456789abcdef"] * len(crystals),
-        "mode": ["one-shot"] * len(crystals),
-    }
-    write_parquet(path, crystals, **(columns | replaced))
-    return path
 
 
 @pytest.mark.parametrize("name", [RANDOM, GROUPED])
@@ -119,7 +101,7 @@ def test_what_is_not_marked_is_refused(toys: Path, tmp_path: Path, replaced: dic
 def test_structures_are_generated_marked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = tiny_generator()
     generator.save(tmp_path / "generator")
-    others = Superconductors.load().others
+    others = Superconductors.load().without_structure
     how = Generation(weights=tmp_path / "generator", seed=3, device="cpu")
     summary = generate_structures(others, how, out=tmp_path / "out", progress=False)
     made = read_generated(tmp_path / "out" / "generated.parquet")

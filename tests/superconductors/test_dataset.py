@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,12 +25,14 @@ from dao.superconductors.dataset import (
     systems_of,
 )
 
+Run = Callable[..., tuple[int, str, str]]
+
 
 @pytest.mark.usefixtures("toys")
 def test_what_is_known_is_counted_and_what_is_odd_is_named() -> None:
     known = Superconductors.load()
     assert len(known.crystals) == len(CRYSTALS)
-    assert [one.formula for one in known.others] == [name for name in OTHERS if name != "AmO2"]
+    assert [one.formula for one in known.without_structure] == [name for name in OTHERS if name != "AmO2"]
     assert [text.split(":")[0] for text in known.unusable] == ["AmO2"]
     assert known.doubtful == (f"Zr2O (structure: {CRYSTALS[-1].reduced_formula})",)
     assert set(known.common) == {"RbF", "TlBr", "Na1Cl1"}
@@ -111,8 +116,57 @@ def test_a_constant_is_what_to_beat() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none"):
         read_unstructured(tmp_path / "none.parquet")
-    with pytest.raises(InputError, match=r"training data .*supercon3d.parquet: no such file"):
-        Superconductors.load(tmp_path / "supercon3d.parquet")
+
+
+def test_a_folder_of_both_files_is_asked_for(toys: Path, run: Run) -> None:
+    # a file is not both, and a folder of one of them lacks the other
+    code, _, err = run("superconductors", "data", "--data", str(toys / "supercon3d.parquet"))
+    assert code == 2
+    assert "a folder that holds supercon3d.parquet is needed" in err
+    with pytest.raises(InputError, match="a folder that holds supercon3d"):
+        property_data(RANDOM, toys / "supercon3d.parquet")
+    inner = toys / "properties"
+    inner.mkdir()
+    (toys / "supercon3d.parquet").rename(inner / "supercon3d.parquet")
+    for folder in (None, toys):
+        assert len(Superconductors.load(folder).crystals) == len(property_data(RANDOM, folder).crystals)
+    (toys / "supercon_no_structure.parquet").unlink()
+    with pytest.raises(InputError, match=r"no supercon_no_structure.parquet in it"):
+        Superconductors.load(toys)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"tc": ["4.2", "warm"]}, "Nb: no critical temperature but '4.2'"),
+        ({"tc": [4.2, None]}, "Ta: no critical temperature but None"),
+        ({"formula": ["Nb", None]}, "row 2: no formula but None"),
+        ({"family": [None, "others"]}, "row 1: no family but None"),
+        ({"formula": [], "family": [], "tc": []}, "holds no superconductor"),
+    ],
+)
+def test_what_is_no_table_of_superconductors_is_refused(
+    tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    whole: dict[str, list[Any]] = {"formula": ["Nb", "Ta"], "family": ["others"] * 2, "tc": [9.2, 4.4]}
+    pq.write_table(pa.table(whole | columns), tmp_path / "some.parquet")
+    with pytest.raises(InputError, match=message):
+        read_unstructured(tmp_path / "some.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("tc", "warm", "no critical temperature but"), ("formula", None, "no formula but None")],
+)
+def test_crystals_without_temperature_or_formula_are_refused(
+    toys: Path, column: str, value: object, message: str
+) -> None:
+    table = pq.read_table(toys / "supercon3d.parquet")
+    place = table.column_names.index(column)
+    values = [value, *map(str, table[column].to_pylist()[1:])]
+    pq.write_table(table.set_column(place, column, [values]), toys / "supercon3d.parquet")
+    with pytest.raises(InputError, match=message):
+        load_property(RANDOM)
 
 
 def test_the_real_ones(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +174,7 @@ def test_the_real_ones(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (data_dir / "supercon3d.parquet").exists():
         pytest.skip(f"needs supercon3d.parquet in {data_dir}")
     known = Superconductors.load()
-    assert (len(known.crystals), len(known.others), len(known.unusable)) == (1016, 738, 1)
+    assert (len(known.crystals), len(known.without_structure), len(known.unusable)) == (1016, 738, 1)
     assert len(known.doubtful) == 11
     random, grouped = load_property(RANDOM), load_property(GROUPED)
     for data in (random, grouped):

@@ -86,9 +86,7 @@ def data(
     if output == "json":
         print_json(counts)
         return
-    print(
-        f"with structure (SC-s): {counts['structures']:,}, all ordered; chemical systems: {counts['chemical_systems']}"
-    )
+    print(f"with structure (SC-s): {counts['structures']:,}; chemical systems: {counts['chemical_systems']}")
     print(f"  formula unlike the structure: {'; '.join(counts['formula_unlike_structure']) or 'none'}")
     print(f"  families: {_list(counts['families'])}")
     print(f"without structure (SC-ns): {counts['without_structure']:,}")
@@ -136,7 +134,7 @@ def generate(
     note = None if quiet else partial(typer.echo, err=True)
     known = Superconductors.load(folder)
     how = Generation(weights=source, mode=mode, samples=samples, seed=seed, device=device)
-    summary = generate_structures(known.others[:limit], how, out=out, progress=not quiet, note=note)
+    summary = generate_structures(known.without_structure[:limit], how, out=out, progress=not quiet, note=note)
     print(f"{out / STRUCTURES}: {summary['structures']:,} structures for {summary['asked']:,} superconductors")
     if summary["failed"]:
         typer.echo(f"{len(summary['failed'])} got no structure: see {out / 'generated.json'}", err=True)

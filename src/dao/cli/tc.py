@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dao.cli import completion
 from dao.cli.options import Device, FormatOption, Quiet, Seed, check_device, check_out_folder
 from dao.errors import InputError
+from dao.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from dao.superconductors.tc import TcEnsemble
 
 EXAMPLES = """\b
 Examples:
@@ -23,7 +28,7 @@ Examples:
 What is no file or folder is read as a formula, whose structure is predicted first; its first line is over all
 candidates, which count by the confidence in them. "from" and "to" are one standard deviation over the predictors (of
 that line: over predictors and candidates), which is less than how far off they can be. Exit code 3: some files could
-not be read (stderr and --out say which)."""
+not be read, or some formulas got no structure (stderr and --out say which)."""
 
 COLUMNS = {
     "input": "input",
@@ -47,7 +52,18 @@ def critical_temperature(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="A run of dao superconductors train; the shipped ones else.", show_default=False
+            metavar="NAME|FOLDER",
+            help="A run of dao superconductors train; the shipped ones (tc) else.",
+            show_default=False,
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER|HUB_ID",
+            help="Weights that propose structures of formulas; if not given, shipped ones that know such large cells.",
+            autocompletion=completion.weights,
+            show_default=False,
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Candidates of a formula that are looked at.")] = 5,
@@ -65,27 +81,27 @@ def critical_temperature(
     quiet: Quiet = False,
 ) -> int:
     """Predict critical temperatures of structures, or of compositions by way of their predicted structures."""
-    files, formulas = _sorted(inputs)
+    files, formulas = _files_and_formulas(inputs)
     check_device(device)
     if out is not None:
         check_out_folder(out)
 
     from dao.cli.output import print_json, print_table
-    from dao.prediction.energies import read_structures
-    from dao.superconductors.tc import formula_records, load_tc, structure_records, write_temperatures
+    from dao.superconductors.tc import formula_records, load_tc, write_temperatures
 
     ensemble = load_tc(weights, device)
-    records: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
-    if files:
-        structures = read_structures(files)
-        records += structure_records(ensemble, structures)
-        failures += structures.failures
+    records, failures = _of_files(ensemble, files)
     for formula in formulas:
         from dao.prediction.pipeline import predict
 
-        found = predict(formula, samples, cells=cells, seed=seed, device=device)[:top]
-        records += formula_records(ensemble, formula, found)
+        try:
+            by = generator or _generator(formula, cells, quiet=quiet)
+            found = predict(formula, samples, cells=cells, seed=seed, device=device, weights=by)
+            records += formula_records(ensemble, formula, found[:top])
+        except InputError as error:
+            failures.append({"formula": formula, "reason": f"{formula}: {error}"})
+    if not records:
+        raise InputError(failures[0]["reason"])
     if out is not None:
         write_temperatures(out, records, ensemble.warnings(), failures)
     if output == "json":
@@ -108,7 +124,7 @@ def critical_temperature(
     return 3 if failures else 0
 
 
-def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
+def _files_and_formulas(inputs: list[str]) -> tuple[list[Path], list[str]]:
     """Files and folders, and formulas, each known to be one before anything heavy is imported.
 
     Raises:
@@ -127,3 +143,46 @@ def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
         parse_formula(text)
         formulas.append(text)
     return files, formulas
+
+
+def _of_files(ensemble: TcEnsemble, files: list[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Records of the structures in files, and what could not be read."""
+    if not files:
+        return [], []
+    from dao.prediction.energies import read_structures
+    from dao.superconductors.tc import structure_records
+
+    try:
+        structures = read_structures(files)
+    except InputError as error:
+        return [], [{"file": ", ".join(map(str, files)), "reason": str(error)}]
+    return structure_records(ensemble, structures), list(structures.failures)
+
+
+def _generator(formula: str, cells: str, *, quiet: bool) -> str:
+    """The default generator, or where a cell is larger than it knows, the shipped one of the smallest sufficient cells.
+
+    Unless ``quiet``, stderr says so.
+
+    Raises:
+        InputError: no such cells, or too large ones.
+
+    """
+    from dao.prediction.composition import parse_cells, parse_formula
+    from dao.weights import largest_trained_cell, read_config, shipped
+
+    known = {
+        name: trained
+        for name, folder in shipped().items()
+        if read_config(folder).get("model") == "generator" and (trained := largest_trained_cell(name)) is not None
+    }
+    composition = parse_formula(formula)
+    atoms = composition.num_atoms * max(parse_cells(cells, composition, trained=known.get(DEFAULT)))
+    if atoms <= known.get(DEFAULT, atoms):
+        return DEFAULT
+    sufficient = [name for name in known if known[name] >= atoms]
+    chosen = min(sufficient, key=known.__getitem__) if sufficient else max(known, key=known.__getitem__)
+    if not quiet:
+        limit = f"{DEFAULT} knows cells of up to {known[DEFAULT]} atoms, {chosen} of up to {known[chosen]}"
+        typer.echo(f"note: {formula}: structures of {atoms} atoms by {chosen} ({limit})", err=True)
+    return chosen

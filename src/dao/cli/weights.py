@@ -83,7 +83,8 @@ def info(
     if isinstance(folder, str):
         raise InputError(f"weights {name!r}: info reads shipped weights and folders on disk, not the Hub")
     # of an ensemble, the first of its members stands for all
-    config, card = read_config(folder if ensemble is None else folder / "member-0"), read_card(folder)
+    first = folder if ensemble is None else min(path.parent for path in ensemble.glob("member-*/config.json"))
+    config, card = read_config(first), read_card(folder)
     if output == "json":
         print_json({"folder": str(folder), "config": config, "card": card})
         return

@@ -34,6 +34,24 @@ def validation_file(name: str, given: Path | None) -> Path:
     return path
 
 
+def file_in_folder(name: str, given: Path | None) -> Path:
+    """The file called ``name`` in the folder ``given`` (default: the data folder), or in its folder ``properties``.
+
+    Raises:
+        InputError: no such folder, or no such file in it.
+
+    """
+    folder = data_folder() if given is None else given
+    hint = " (set DAO_DATA or give --data)" if given is None else ""
+    if not folder.is_dir():
+        raise InputError(f"data {folder}: a folder that holds {name} is needed{hint}")
+    # in the order in which benchmarks look
+    for place in (folder / "properties", folder):
+        if (place / name).is_file():
+            return place / name
+    raise InputError(f"data {folder}: no {name} in it or in its folder properties{hint}")
+
+
 def training_file(name: str, given: Path | None) -> Path:
     """The file called ``name`` in the data folder, or in the folder ``given``, or ``given`` itself where it is a file.
 

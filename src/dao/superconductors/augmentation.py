@@ -2,7 +2,8 @@
 
 Generated crystals carry the fingerprint of the generator in a column ``generated``, without which a file is refused
 here, so that they are never taken for measured ones. They are trained on alone: a fold leaves out those of its test
-crystals' compositions, and where chemical systems are kept together, those of their chemical systems.
+crystals' compositions, and where chemical systems are kept together, those of their chemical systems. Those of its
+validation crystals stay: they may make the error on validation look smaller than it is, and touch no test crystal.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from dao.crystal import Crystal
 from dao.data.properties.base import Fold, PropertyData
-from dao.data.properties.superconductors import FAMILY, FORMULA, GROUPED, LABEL, TEMPERATURE, check_temperatures
+from dao.data.properties.superconductors import FAMILY, FORMULA, GROUPED, TEMPERATURE, label_temperatures
 from dao.data.shards import write_table
 from dao.data.sources import read_crystals
 from dao.data.store import PackedCrystals, column_names, read_packed
@@ -30,7 +30,7 @@ from dao.prediction.folders import predict_to_folder
 from dao.prediction.judging import Judging
 from dao.prediction.pipeline import load_generator
 from dao.prediction.sources import Sources, choose_sources
-from dao.superconductors.dataset import Unstructured, compositions_of, rows_without, systems_of
+from dao.superconductors.dataset import Unstructured, compositions_of, rows_not_in, systems_of
 from dao.weights import largest_trained_cell
 
 GENERATED, MODE = "generated", "mode"
@@ -174,9 +174,7 @@ def read_generated(file: Path) -> PackedCrystals:
     makers = set(zip(packed.columns[GENERATED].tolist(), packed.columns[MODE].tolist(), strict=True))
     if len(makers) != 1 or not all(next(iter(makers))):
         raise InputError(f"{file}: crystals that are not marked as generated, or by more than one generator")
-    temperatures = packed.columns[TEMPERATURE].astype(np.float64)
-    check_temperatures(temperatures.tolist(), packed.ids, file)
-    packed.labels[LABEL] = torch.from_numpy(np.log(temperatures).astype(np.float32))
+    label_temperatures(packed, file)
     return packed
 
 
@@ -193,7 +191,7 @@ def augmented(data: PropertyData, file: Path) -> PropertyData:
 
     def extended(fold: Fold) -> Fold:
         forbidden = [own[row] for row in fold.test.tolist()]
-        return replace(fold, extra=torch.tensor(rows_without(keys, forbidden), dtype=torch.long))
+        return replace(fold, extra=torch.tensor(rows_not_in(keys, forbidden), dtype=torch.long))
 
     maker, mode = (str(extra.columns[name][0]) for name in (GENERATED, MODE))
     note = f"training sets extended by up to {len(extra)} generated structures ({mode}, generator {maker})"

@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from dao.data.locate import training_file
+from dao.data.locate import file_in_folder
 from dao.data.properties.base import PropertyData
 from dao.data.properties.superconductors import (
     FAMILY,
     FILE,
     FORMULA,
     TEMPERATURE,
-    check_temperatures,
     read_superconductors,
+    temperatures_of,
 )
 from dao.data.sources.failures import existing_file, reading
 from dao.data.store import PackedCrystals
@@ -69,7 +69,7 @@ class Superconductors:
 
     Attributes:
         crystals: SC-s with its columns and labels.
-        others: SC-ns.
+        without_structure: SC-ns.
         doubtful: rows of SC-s whose formula is not that of their structure, with both; they are kept.
         unusable: rows of SC-ns that have no whole formula, and why; they are left out.
         common: formulas of SC-ns whose composition is in SC-s as well.
@@ -77,21 +77,21 @@ class Superconductors:
     """
 
     crystals: PackedCrystals
-    others: tuple[Unstructured, ...]
+    without_structure: tuple[Unstructured, ...]
     doubtful: tuple[str, ...]
     unusable: tuple[str, ...]
     common: tuple[str, ...]
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Superconductors:
-        """Read both files from a folder, by default ``$DAO_DATA``.
+        """Read both files from a folder, by default ``$DAO_DATA``, or its folder ``properties``.
 
         Raises:
-            InputError: one is missing or malformed.
+            InputError: the folder or one of them is missing, or it is malformed.
 
         """
-        crystals = read_superconductors(training_file(FILE, folder))
-        others, unusable = read_unstructured(training_file(NO_STRUCTURE_FILE, folder))
+        crystals = read_superconductors(file_in_folder(FILE, folder))
+        others, unusable = read_unstructured(file_in_folder(NO_STRUCTURE_FILE, folder))
         known = {composition_key(crystals.crystal(row).counts) for row in range(len(crystals))}
         common = [one.formula for one in others if composition_key(_counts(one.composition)) in known]
         return cls(crystals, tuple(others), tuple(_doubtful(crystals)), tuple(unusable), tuple(common))
@@ -101,13 +101,12 @@ class Superconductors:
         sizes = self.crystals.num_atoms
         return {
             "structures": len(self.crystals),
-            "structures_ordered": len(self.crystals),
             "formula_unlike_structure": list(self.doubtful),
             "atoms": {"median": int(sizes.median()), "largest": int(sizes.max())},
             "families": dict(Counter(self.crystals.columns[FAMILY].tolist()).most_common()),
-            "chemical_systems": len({frozenset(self.crystals.crystal(i).counts) for i in range(len(self.crystals))}),
-            "without_structure": len(self.others),
-            "without_structure_families": dict(Counter(one.family for one in self.others).most_common()),
+            "chemical_systems": len(set(systems_of(self.crystals))),
+            "without_structure": len(self.without_structure),
+            "without_structure_families": dict(Counter(one.family for one in self.without_structure).most_common()),
             "without_structure_unusable": list(self.unusable),
             "in_both": list(self.common),
         }
@@ -117,7 +116,7 @@ class Superconductors:
         """Critical temperatures of SC-s and of SC-ns, K."""
         return (
             self.crystals.columns[TEMPERATURE].astype(np.float64),
-            np.array([one.temperature for one in self.others], dtype=np.float64),
+            np.array([one.temperature for one in self.without_structure], dtype=np.float64),
         )
 
 
@@ -142,22 +141,28 @@ def read_unstructured(file: Path) -> tuple[list[Unstructured], list[str]]:
     """Superconductors without structures, and which rows are none that could be predicted, with the reason.
 
     Raises:
-        InputError: missing or malformed, or a temperature that is none.
+        InputError: missing, malformed or empty, no text in place of a formula or family, or a temperature that is none.
 
     """
     existing_file(file)
     with reading(str(file)):
         table = pq.read_table(file, columns=[FORMULA, FAMILY, TEMPERATURE]).to_pydict()
-    check_temperatures([float(one) for one in table[TEMPERATURE]], table[FORMULA], file)
+    for name in (FORMULA, FAMILY):
+        for row, value in enumerate(table[name], start=1):
+            if not isinstance(value, str):
+                raise InputError(f"{file}: row {row}: no {name} but {value!r}")
+    temperatures = temperatures_of(table[TEMPERATURE], table[FORMULA], file)
+    if not temperatures:
+        raise InputError(f"{file}: holds no superconductor")
     known: list[Unstructured] = []
     unusable: list[str] = []
-    for formula, family, temperature in zip(table[FORMULA], table[FAMILY], table[TEMPERATURE], strict=True):
+    for formula, family, temperature in zip(table[FORMULA], table[FAMILY], temperatures, strict=True):
         try:
             composition = parse_formula(formula, LARGEST_FORMULA)
         except InputError as error:
             unusable.append(f"{formula}: {error}")
             continue
-        known.append(Unstructured(formula, composition, family, float(temperature)))
+        known.append(Unstructured(formula, composition, family, temperature))
     return known, unusable
 
 
@@ -182,7 +187,7 @@ def compositions_of(crystals: PackedCrystals) -> list[Key]:
     return [composition_key(crystals.crystal(row).counts) for row in range(len(crystals))]
 
 
-def rows_without(keys: Sequence[Any], forbidden: Sequence[Any]) -> list[int]:
+def rows_not_in(keys: Sequence[Any], forbidden: Sequence[Any]) -> list[int]:
     """Rows whose key is not among the forbidden ones."""
     taboo = set(forbidden)
     return [row for row, key in enumerate(keys) if key not in taboo]

@@ -86,11 +86,17 @@ def _line(run: dict[str, Any]) -> list[str]:
         name += " (ranked)"
     if settings["members"] > 1:
         name += f", mean of {settings['members']}"
-    name += f", {settings['epochs']} epochs"
+    name += f", {settings['epochs']} epochs ({_steps(run):,} steps)"
     shown = [f"{known[str(i)]['mae']:.3f}" if str(i) in known else NONE for i in range(5)]
     mean = f"{run['mae']:.3f}" + ("" if run["complete"] else f" ({len(known)} folds)")
     chosen = "; ".join(f"{fold['rate']:g}, {fold['decay']:g}" for fold in run["folds"])
     return [name, *shown, mean, chosen if len({*chosen.split("; ")}) > 1 else chosen.split("; ")[0]]
+
+
+def _steps(run: dict[str, Any]) -> int:
+    """Of one training, on the fold with the most crystals; generated ones count as any other."""
+    crystals = max(fold["train"] + fold["extra"] for fold in run["folds"])
+    return -(-run["settings"]["epochs"] * crystals // min(run["settings"]["batch_size"], crystals))
 
 
 def write_tables(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, str]:

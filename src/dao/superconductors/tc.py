@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dao.crystal import Crystal
-from dao.data.properties.superconductors import LABEL
+from dao.data.properties.superconductors import GROUPED, LABEL
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.geometry.cells import reduced
@@ -25,16 +25,20 @@ from dao.prediction.properties import PropertyEnsemble, load_ensemble
 from dao.prediction.ranking import Candidate
 from dao.property_model import PropertyPredictor
 from dao.superconductors.cross_validation import CHOSEN, chosen_members, read_chosen
-from dao.weights import shipped_tc
+from dao.weights import TC, shipped_tc
 
 ENSEMBLE = "ensemble.json"
 """Beside the folders ``member-*`` of an ensemble that ships: its errors in cross-validation."""
 
 WARNINGS = (
     "trained on superconductors alone: anything gets a critical temperature, whether it is a superconductor or not",
+    "of 1,016 crystals in its training set 13 are cuprates and 12 iron-based: these families come out too low",
     "pressure, doping, disorder and magnetism are not known to it; hydrides in its training set are under pressure",
 )
 """What no critical temperature can do without."""
+
+LOW_CONFIDENCE = 0.3
+"""If no candidate of a formula has as much, most likely none of them is right."""
 
 
 @dataclass(frozen=True)
@@ -43,45 +47,55 @@ class TcEnsemble:
 
     Attributes:
         predictors: one or more.
-        error: mean absolute error of ln Tc on crystals that were not trained on; None where it is not known.
+        error: mean absolute error of ln Tc on crystals that were not trained on, at random; None: not known.
+        grouped_error: the same on crystals of chemical systems of which none was trained on.
 
     """
 
     predictors: PropertyEnsemble
     error: float | None
+    grouped_error: float | None = None
 
     def warnings(self) -> list[str]:
         """What to say beside every result."""
-        said = list(WARNINGS)
-        if self.error is not None:
-            said.insert(
-                0,
-                f"typical error: a factor of {np.exp(self.error):.1f} either way (cross-validation on superconductors)",
+        parts = [
+            f"a factor of {np.exp(error):.1f} either way {of}"
+            for error, of in (
+                (self.error, "of compounds with relatives in the training set"),
+                (self.grouped_error, "of new chemical systems"),
             )
-        return said
+            if error is not None
+        ]
+        first = [f"typical error: {', '.join(parts)} (cross-validation on superconductors)"] if parts else []
+        return [*first, *WARNINGS]
 
 
 def load_tc(source: str | None, device: str) -> TcEnsemble:
-    """The ensemble that ships, a run of ``dao superconductors train``, or other weights for :data:`LABEL`.
+    """The ensemble that ships (None or its name), a run of ``dao superconductors train``, or weights for :data:`LABEL`.
 
     Raises:
         InputError: no such weights or device, or weights of another property.
 
     """
-    folder = shipped_tc() if source is None else Path(source)
+    shipped = shipped_tc() if source in (None, TC) else None
+    folder = shipped or (None if source is None else Path(source))
+    error = grouped_error = None
     if folder is None:
         raise InputError("no weights for critical temperatures ship with this installation: give --weights FOLDER")
     if (folder / CHOSEN).is_file():
         every = [member for members in chosen_members(folder) for member in members]
-        ensemble, error = _members(str(folder), every, device), read_chosen(folder)["mae"]
+        chosen = read_chosen(folder)
+        ensemble = _members(str(folder), every, device)
+        error, grouped_error = (None, chosen["mae"]) if chosen["data"] == GROUPED else (chosen["mae"], None)
     elif members := sorted(path.parent for path in folder.glob("member-*/config.json")):
-        ensemble, error = _members(str(folder), members, device), _recorded_error(folder / ENSEMBLE)
+        ensemble = _members(str(folder), members, device)
+        error, grouped_error = (_recorded_error(folder / ENSEMBLE, key) for key in ("random", "grouped"))
     else:
-        ensemble, error = load_ensemble(str(source), device), None
+        ensemble = load_ensemble(str(source), device)
     for member in ensemble.members:
         if member.config.label != LABEL:
             raise InputError(f"{ensemble.source}: predicts {member.config.label}, and {LABEL} is needed")
-    return TcEnsemble(ensemble, error)
+    return TcEnsemble(ensemble, error, grouped_error)
 
 
 def _members(source: str, folders: Sequence[Path], device: str) -> PropertyEnsemble:
@@ -89,9 +103,9 @@ def _members(source: str, folders: Sequence[Path], device: str) -> PropertyEnsem
     return PropertyEnsemble(source, tuple(PropertyPredictor.load(folder, device=chosen) for folder in folders))
 
 
-def _recorded_error(file: Path) -> float | None:
+def _recorded_error(file: Path, split: str) -> float | None:
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["mae"])
+        return float(json.loads(file.read_text(encoding="utf-8"))[split]["mae"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -150,9 +164,17 @@ def formula_records(ensemble: TcEnsemble, formula: str, candidates: Sequence[Can
         "structure": f"all {len(candidates)} candidates",
         "formula": candidates[0].formula,
         **_temperatures(values, weights),
-        "doubts": "",
+        "doubts": _unlikely(candidates),
     }
     return [every, *records]
+
+
+def _unlikely(candidates: Sequence[Candidate]) -> str:
+    """A warning where no candidate has much confidence; empty if one has, or none has any."""
+    known = [one.confidence for one in candidates if one.confidence is not None]
+    if not known or max(known) >= LOW_CONFIDENCE:
+        return ""
+    return f"largest confidence {max(known):.2f}: likely none of these is right"
 
 
 def _temperatures(

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dao.data.locate import training_file
+from dao.data.locate import file_in_folder
 from dao.data.properties.base import Benchmark, Fold, PropertyData
 from dao.data.store import PackedCrystals, read_packed
 from dao.errors import InputError
@@ -83,30 +83,45 @@ def parts_of(ids: Sequence[str], split: str, file: Path) -> list[int]:
     return [int(digits[one]) for one in ids]
 
 
-def check_temperatures(values: Sequence[float], names: Sequence[str], file: Path) -> None:
-    """Refuse what is no critical temperature.
+def temperatures_of(values: Sequence[Any], names: Sequence[str], file: Path) -> list[float]:
+    """The values of a column as critical temperatures, K.
 
     Raises:
         InputError: the first that is not positive, or no number.
 
     """
     for value, name in zip(values, names, strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{file}: {name}: no critical temperature but {value!r}")
         # written so that a NaN is refused too
         if not 0.0 < value < np.inf:
             raise InputError(f"{file}: {name}: a critical temperature of {value:g} K")
+    return [float(value) for value in values]
+
+
+def label_temperatures(packed: PackedCrystals, file: Path) -> None:
+    """Add the label :data:`LABEL` to crystals with the columns :data:`TEMPERATURE` and :data:`FORMULA`.
+
+    Raises:
+        InputError: a temperature that is none, or no formula.
+
+    """
+    for name, formula in zip(packed.ids, packed.columns[FORMULA].tolist(), strict=True):
+        if not isinstance(formula, str):
+            raise InputError(f"{file}: {name}: no formula but {formula!r}")
+    temperatures = temperatures_of(packed.columns[TEMPERATURE].tolist(), packed.ids, file)
+    packed.labels[LABEL] = torch.tensor(np.log(temperatures), dtype=torch.float32)
 
 
 def read_superconductors(file: Path) -> PackedCrystals:
     """SC-s with the label :data:`LABEL` and the columns of the file.
 
     Raises:
-        InputError: missing, malformed, or a temperature that is none.
+        InputError: missing, malformed, or a temperature or formula that is none.
 
     """
     packed = read_packed(file, columns=(TEMPERATURE, FORMULA, FAMILY))
-    temperatures = packed.columns[TEMPERATURE].astype(np.float64)
-    check_temperatures(temperatures.tolist(), packed.ids, file)
-    packed.labels[LABEL] = torch.from_numpy(np.log(temperatures).astype(np.float32))
+    label_temperatures(packed, file)
     return packed
 
 
@@ -132,11 +147,11 @@ def property_data(name: str, folder: Path | None = None) -> PropertyData:
     """One of the two benchmarks, from a folder other than ``$DAO_DATA`` where one is given.
 
     Raises:
-        InputError: the file is missing or malformed.
+        InputError: the file is missing or malformed, or the folder is none.
 
     """
     benchmark = next(one for one in BENCHMARKS if one.name == name)
-    return benchmark.load() if folder is None else benchmark.read(benchmark, training_file(FILE, folder))
+    return benchmark.load() if folder is None else benchmark.read(benchmark, file_in_folder(FILE, folder))
 
 
 BENCHMARKS = (_benchmark(RANDOM, "at random"), _benchmark(GROUPED, "by chemical system"))
