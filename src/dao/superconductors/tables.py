@@ -95,8 +95,9 @@ def _line(run: dict[str, Any]) -> list[str]:
 
 def _steps(run: dict[str, Any]) -> int:
     """Of one training, on the fold with the most crystals; generated ones count as any other."""
-    crystals = max(fold["train"] + fold["extra"] for fold in run["folds"])
-    return -(-run["settings"]["epochs"] * crystals // min(run["settings"]["batch_size"], crystals))
+    crystals: int = max(fold["train"] + fold["extra"] for fold in run["folds"])
+    seen: int = run["settings"]["epochs"] * crystals
+    return -(-seen // min(int(run["settings"]["batch_size"]), crystals))
 
 
 def write_tables(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
