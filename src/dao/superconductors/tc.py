@@ -32,7 +32,7 @@ ENSEMBLE = "ensemble.json"
 
 WARNINGS = (
     "trained on superconductors alone: anything gets a critical temperature, whether it is a superconductor or not",
-    "of 1,016 crystals in its training set 13 are cuprates and 12 iron-based: these families come out too low",
+    "of 1,016 crystals in its training set 13 are cuprates and 12 iron-based: little is known of these families",
     "pressure, doping, disorder and magnetism are not known to it; hydrides in its training set are under pressure",
 )
 """What no critical temperature can do without."""
