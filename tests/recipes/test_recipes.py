@@ -42,7 +42,9 @@ def test_every_shipped_recipe_loads(name: str) -> None:
     assert recipe.description
     assert recipe.sampler.method in METHODS[recipe.process.kind]
     # sizes that a typing error would blow up
-    assert recipe.batch_size * recipe.accumulate * 1000 < recipe.crystals
+    # a finetuning takes hundreds of steps
+    least = 1000 if recipe.initial_weights is None else 500
+    assert recipe.batch_size * recipe.accumulate * least < recipe.crystals
     # something must say which weights are good
     assert 0 < recipe.validation.crystals <= 2000 or recipe.record.snapshot_crystals > 0
     assert recipe.validation.every < recipe.crystals
