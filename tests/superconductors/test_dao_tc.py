@@ -171,3 +171,14 @@ def test_both_errors_are_said(trained: Path, monkeypatch: pytest.MonkeyPatch, ru
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data": GROUPED}))
     ensemble = load_tc(str(trained), "cpu")
     assert (ensemble.error, ensemble.grouped_error) == (None, read_chosen(trained)["mae"])
+
+
+def test_a_temperature_beyond_all_known_ones_is_doubted(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = load_tc(str(trained), "cpu")
+    highest = max(member.config.trust.energy[1] for member in ensemble.predictors.members)
+    doubt = f"above every critical temperature it has seen ({math.exp(highest):.0f} K)"
+    for shift, doubted in ((-0.1, False), (0.1, True)):
+        values = torch.full((len(ensemble.predictors.members), 1), highest + shift, dtype=torch.float64)
+        monkeypatch.setattr("dao.prediction.properties.PropertyEnsemble.predict", lambda *_, said=values, **__: said)
+        _, record = formula_records(ensemble, "NaCl", [candidate(1, None)])
+        assert (doubt in record["doubts"]) is doubted

@@ -125,7 +125,7 @@ def structure_records(
             "space_group": None,
             "confidence": None,
             **_temperatures(values[:, [place]]),
-            "doubts": _doubts(ensemble, crystal),
+            "doubts": _doubts(ensemble, crystal, values[:, place]),
         }
         for place, (crystal, file) in enumerate(zip(structures.crystals, structures.files, strict=True))
     ]
@@ -154,7 +154,7 @@ def formula_records(ensemble: TcEnsemble, formula: str, candidates: Sequence[Can
             "space_group": one.space_group,
             "confidence": None if one.confidence is None else round(one.confidence, 4),
             **_temperatures(values[:, [place]]),
-            "doubts": _doubts(ensemble, one.crystal),
+            "doubts": _doubts(ensemble, one.crystal, values[:, place]),
         }
         for place, one in enumerate(candidates)
     ]
@@ -197,8 +197,12 @@ def _rounded(logarithm: float) -> float:
     return float(f"{np.exp(logarithm):.3g}")
 
 
-def _doubts(ensemble: TcEnsemble, crystal: Crystal) -> str:
-    return doubts(ensemble.predictors.members[0], reduced(crystal))
+def _doubts(ensemble: TcEnsemble, crystal: Crystal, values: npt.NDArray[np.float64]) -> str:
+    """In what a structure, or what is said of it (M logarithms), is unlike what the members were trained on."""
+    said = doubts(ensemble.predictors.members[0], reduced(crystal))
+    highest = max(member.config.trust.energy[1] for member in ensemble.predictors.members)
+    beyond = f"above every critical temperature it has seen ({np.exp(highest):.0f} K)"
+    return "; ".join(part for part in (said, beyond if values.mean() > highest else "") if part)
 
 
 def write_temperatures(
