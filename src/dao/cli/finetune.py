@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import typer
 
 from dao.cli.options import Device, FormatOption, PredictorWeights, Quiet, Seed, check_device, check_out_folder
-from dao.errors import InputError
 
 EXAMPLES = """\b
 Examples:
@@ -82,12 +81,10 @@ def finetune_property(
     quiet: Quiet = False,
 ) -> None:
     """Finetune the predictor to a property on every fold, and print the errors on the test crystals."""
-    from dao.weights import DEFAULT_TRUNK, resolve
+    from dao.weights import resolve_trunk
 
     check_device(device)
-    source = resolve(DEFAULT_TRUNK if weights is None else weights)
-    if not isinstance(source, Path):
-        raise InputError(f"--weights {weights!r}: finetuning starts from shipped weights or a folder on disk")
+    source = resolve_trunk(weights)
     folder = out or Path("runs") / f"property-{Path(data).stem}"
     check_out_folder(folder)
 

@@ -177,13 +177,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Finetune the predictor to critical temperatures, on every fold."""
-    from dao.weights import DEFAULT_TRUNK, resolve
+    from dao.weights import resolve_trunk
 
     check_device(device)
     check_out_folder(out)
-    source = resolve(DEFAULT_TRUNK if weights is None else weights)
-    if not isinstance(source, Path):
-        raise InputError(f"--weights {weights!r}: finetuning starts from shipped weights or a folder on disk")
+    source = resolve_trunk(weights)
     tried = _numbers(rates, "--rates", smallest=1e-7, largest=1.0)
     decaying = _numbers(decays, "--decays", smallest=0.0, largest=10.0)
 

@@ -74,6 +74,19 @@ def resolve_predictor(weights: str | None, *, needed_by: str | None = None) -> P
     return resolve(DEFAULT_PREDICTOR if weights is None else weights)
 
 
+def resolve_trunk(weights: str | None) -> Path:
+    """Folder of the weights that a finetuning starts from, by default the shipped ones.
+
+    Raises:
+        InputError: as :func:`resolve`, or they are on the Hub.
+
+    """
+    source = resolve(DEFAULT_TRUNK if weights is None else weights)
+    if not isinstance(source, Path):
+        raise InputError(f"--weights {weights!r}: finetuning starts from shipped weights or a folder on disk")
+    return source
+
+
 def shipped_ranker() -> Path | None:
     """File of the learned ranker inside this package; None where none ships."""
     path = _SHELF / "ranker" / "ranker.json"
