@@ -23,8 +23,9 @@ predict: $(VENV)/.core ## Predict crystals: make predict FORMULA=SrTiO3 [ARGS="-
 
 install: $(VENV)/.core ## Install the package into .venv
 
+# two processes, each with whole files: half the time on two cores
 test: $(VENV)/.test lint ## Run the linters, the type checker and the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test ## Run the linters and the type checker only
 	$(VENV)/bin/ruff check
