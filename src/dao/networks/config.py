@@ -45,6 +45,8 @@ class CrysformerConfig:
     gate: Gate = "raw"
     """Of the residuals (:class:`~dao.networks.crysformer.GatedResidual`): the paper's, one that reads x and y at unit
     variance (worse, for the record), the paper's with a learned way past it, or none (docs/experiments.md)."""
+    final_norm: bool = False
+    """Normalise the nodes once more before the heads read them, as transformers with plain residuals do."""
     contacts: int = 0
     """Radial functions of the distances to periodic neighbours, by which atoms also exchange messages; 0: none."""
 

@@ -175,6 +175,7 @@ class Crysformer(nn.Module):
         # entry 0: padding
         self.wyckoff = nn.Embedding(WYCKOFF_POSITIONS + 1, width) if config.wyckoff_positions else None
         self.blocks = nn.ModuleList(CrysformerBlock(config) for _ in range(config.blocks))
+        self.final_norm = nn.LayerNorm(width) if config.final_norm else None
 
     element_features: Tensor
 
@@ -234,6 +235,8 @@ class Crysformer(nn.Module):
             condition = functional.silu(condition)
         for block in self.blocks:
             nodes = block(nodes, edges, self.edge_norm, key_bias, condition, neighbours)
+        if self.final_norm is not None:
+            nodes = self.final_norm(nodes)
 
         weight = mask.to(nodes.dtype)[..., None]
         pooled = (nodes * weight).sum(1) / weight.sum(1).clamp_min(1.0)
