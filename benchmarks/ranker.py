@@ -39,8 +39,11 @@ Order = Callable[["Problem"], npt.NDArray[np.int64]]
 FOLDS = 5
 SOURCES = ("generator", "prototypes", "both")
 KS = (1, 5, 20)
-ENERGIES = ("energy", "energy over lowest", "expected error")
-"""Features that are unknown without a predictor."""
+ENERGIES = (
+    *("energy", "energy over lowest", "expected error"),
+    *("plausibility below highest", "log share of plausibility", "most plausible"),
+)
+"""Features that are unknown without the networks that judge."""
 RIDGE = 10.0
 ITERATIONS = 15
 BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)

@@ -4,9 +4,10 @@ Run: python benchmarks/ranker_lists.py EVALUATION --data mp20 --count 1600 --tab
 
 EVALUATION is the folder of a ``dao evaluate csp`` of generated samples on a **validation** split (samples-0.jsonl is
 all that is read of it). For each of its targets a line is written: the generator's distinct candidates, the
-prototypes', which of both are the same crystal, what the predictor says of each, and its RMS distance to the true
-crystal at the benchmark's tolerances (null: no match). A killed run goes on where it stopped. ``--part 0/2`` does every
-other target, for two processes with a file each; :func:`read_lists` reads several files as one.
+prototypes', which of both are the same crystal, what the predictor and the plausibility network say of each, and its
+RMS distance to the true crystal at the benchmark's tolerances (null: no match). A killed run goes on where it stopped.
+``--part 0/2`` does every other target, for two processes with a file each; :func:`read_lists` reads several files as
+one.
 """
 
 from __future__ import annotations
@@ -27,13 +28,21 @@ from dao.evaluation.targets import Targets, find_data, load_targets
 from dao.jsonl import JsonLines, read_made_by
 from dao.models import Predictor
 from dao.prediction.energies import load_predictor, predict_with_errors
+from dao.prediction.plausibility import load_plausibility, log_odds
 from dao.prediction.proposals import merged, proposed, space_group_votes, with_space_group_shares
 from dao.prediction.prototypes import Proposer
-from dao.prediction.ranking import Candidate, rank_by_recurrence, same_crystals, with_energies
+from dao.prediction.ranking import (
+    Candidate,
+    rank_by_recurrence,
+    same_crystals,
+    with_energies,
+    with_plausibilities,
+)
 from dao.prediction.sources import resolve_table
 from dao.progress import CountProgress
+from dao.property_model import PropertyPredictor
 from dao.sample_file import SampleFile
-from dao.weights import DEFAULT_PREDICTOR, resolve
+from dao.weights import DEFAULT_PREDICTOR, PLAUSIBILITY, resolve
 
 CRYSTAL = ("atomic_numbers", "frac_coords", "lattice")
 
@@ -50,8 +59,8 @@ class Lists:
         generated: G candidates, the most recurrent first.
         groups: which of the P + G are the same crystal.
         rms: (P + G) RMS distance to the true crystal; nan: no match.
-        both: energy and its expected error of each candidate of both, whose volumes are not those of the parts; None
-            where not known.
+        both: energy, its expected error and plausibility of each candidate of both, whose volumes are not those of the
+            parts; None where not known.
 
     """
 
@@ -62,7 +71,7 @@ class Lists:
     generated: list[Candidate]
     groups: list[list[int]]
     rms: list[float | None]
-    both: list[tuple[float, float | None]] | None = None
+    both: list[tuple[float, float | None, float]] | None = None
 
     def within(self, samples: int, proposals: int) -> Lists:
         """What fewer samples and proposals would have brought, but for volumes and energies of what is found again."""
@@ -98,7 +107,8 @@ class Lists:
         if sources == "both":
             found = merged(generated, prototypes, self.groups)
             if self.both is not None:
-                found = with_energies(found, [energy for energy, _ in self.both], [error for _, error in self.both])
+                found = with_energies(found, [one[0] for one in self.both], [one[1] for one in self.both])
+                found = with_plausibilities(found, [one[2] for one in self.both])
         elif sources == "generator":
             found = [replace(one, space_group_share=None) for one in generated]
         else:
@@ -113,7 +123,7 @@ def make(
     target: Crystal,
     samples: Sequence[Crystal],
     proposer: Proposer,
-    model: Predictor,
+    networks: tuple[Predictor, PropertyPredictor],
     *,
     proposals: int,
     exclude: bool,
@@ -127,10 +137,8 @@ def make(
     every = [*own, *generated]
     groups = same_crystals([one.crystal for one in every], distinct=len(own))
     every = with_space_group_shares(every, space_group_votes(proposer, cells, exclude_same_composition=exclude))
-    said = predict_with_errors(model, [one.crystal for one in every])
-    every = with_energies(every, [one.energy for one in said], [one.error for one in said])
-    both = merged(every[len(own) :], every[: len(own)], groups)
-    of_both = predict_with_errors(model, [one.crystal for one in both])
+    every = judged(every, networks)
+    both = judged(merged(every[len(own) :], every[: len(own)], groups), networks)
     pairs = [(i, 0) for i in range(len(every))]
     matches = match_pairs([one.crystal for one in every], [target], pairs, seconds=10.0)
     return {
@@ -142,8 +150,16 @@ def make(
         "generated": [to_record(one) for one in every[len(own) :]],
         "groups": groups,
         "rms": [match.rms for match in matches],
-        "both": [(one.energy, one.error) for one in of_both],
+        "both": [(one.e_above_hull, one.e_above_hull_error, one.plausibility) for one in both],
     }
+
+
+def judged(candidates: Sequence[Candidate], networks: tuple[Predictor, PropertyPredictor]) -> list[Candidate]:
+    """With what the predictor and the plausibility network say of them."""
+    crystals = [one.crystal for one in candidates]
+    said = predict_with_errors(networks[0], crystals)
+    known = with_energies(candidates, [one.energy for one in said], [one.error for one in said])
+    return with_plausibilities(known, log_odds(networks[1], crystals))
 
 
 def to_record(one: Candidate) -> dict[str, Any]:
@@ -203,6 +219,7 @@ def main() -> None:
     parser.add_argument("--table", required=True)
     parser.add_argument("--exclude-same-composition", action="store_true")
     parser.add_argument("--predictor", default=DEFAULT_PREDICTOR)
+    parser.add_argument("--plausibility", default=PLAUSIBILITY)
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--proposals", type=int, default=20)
     parser.add_argument("--part", default="0/1")
@@ -212,7 +229,10 @@ def main() -> None:
     part, parts = map(int, options.part.split("/"))
     targets = load_targets(find_data(options.data), split=options.split, count=options.count)
     samples, made_by = sampled(options.evaluation, targets, options.samples)
-    model = load_predictor(resolve(options.predictor), "cpu")
+    networks = (
+        load_predictor(resolve(options.predictor), "cpu"),
+        load_plausibility(resolve(options.plausibility), "cpu"),
+    )
     proposer = Proposer.load(resolve_table(options.table))
     full = {
         "samples": made_by,
@@ -221,7 +241,8 @@ def main() -> None:
         "prototypes": proposer.table.fingerprint,
         "proposals": options.proposals,
         "exclude same composition": options.exclude_same_composition,
-        "predictor": model.fingerprint,
+        "predictor": networks[0].fingerprint,
+        "plausibility": networks[1].fingerprint,
     }
     file = JsonLines(options.out, full, "lists")
     done = set(file.read(lambda line: int(line["row"])))
@@ -236,7 +257,7 @@ def main() -> None:
                 targets.crystals[row],
                 samples[row],
                 proposer,
-                model,
+                networks,
                 proposals=options.proposals,
                 exclude=options.exclude_same_composition,
             )

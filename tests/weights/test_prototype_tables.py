@@ -18,7 +18,7 @@ from dao.prediction.prototype_table import PrototypeTable
 from dao.prediction.prototypes import Proposer
 from dao.prediction.sources import DEFAULT_TABLE, SUPPLEMENTS, TABLES, Sources, choose_sources, shipped_tables
 
-LARGEST = 6e6
+LARGEST = 7e6
 """Bytes of all tables together."""
 
 

@@ -69,6 +69,8 @@ class Ranking:
             made_by |= {"predictor": self._judge.ranker.fingerprint, "rank": self._judge.order}
         if self._judge is not None and self._judge.learned is not None:
             made_by["ranker"] = self._judge.learned.fingerprint
+        if self._judge is not None and self._judge.plausibility is not None:
+            made_by["plausibility"] = self._judge.plausibility.fingerprint
         self._file = JsonLines(path, made_by, "ranked candidates")
         self.done: dict[int, float | None] = dict(
             self._file.read(lambda line: (int(line[0]), None if line[1] is None else float(line[1])))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dao.errors import InputError
-from dao.weights import resolve_predictor, shipped_ranker
+from dao.weights import resolve_predictor, shipped_plausibility, shipped_ranker
 
 if TYPE_CHECKING:
     from dao.models import Predictor
     from dao.prediction.ranker import Ranker
     from dao.prediction.ranking import Candidate
     from dao.processes.guidance import Guidance
+    from dao.property_model import PropertyPredictor
 
 Rank = Literal["learned", "both", "energy", "recurrence"]
 """By the learned ranker, which weighs all that is known; by predicted energy, by how often a candidate was found, or by
@@ -73,7 +74,7 @@ class Judging:
         ranker = self._ranker()
         without: Rank = "recurrence" if ranker is None else "learned"
         if source is None:
-            return Judge(order=without, learned=ranker)
+            return Judge(order=without, learned=ranker, plausibility=_plausibility(ranker, device))
         from dao.objectives import property_guidance
         from dao.prediction.energies import load_predictor
 
@@ -81,10 +82,10 @@ class Judging:
         guidance = property_guidance(model, self.guidance, self.target)
         if model.config.label == ENERGY:
             order = self.rank or ("both" if ranker is None else "learned")
-            return Judge(guidance, model, order, ranker)
+            return Judge(guidance, model, order, ranker, _plausibility(ranker, device))
         if self.rank in ("energy", "both"):
             raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
-        return Judge(guidance, order=without, learned=ranker)
+        return Judge(guidance, order=without, learned=ranker, plausibility=_plausibility(ranker, device))
 
     def _ranker(self) -> Ranker | None:
         """The learned ranker, where it is what ranks.
@@ -116,6 +117,16 @@ class Judging:
         return None if order == "recurrence" else replace(alone, rank=order)
 
 
+def _plausibility(ranker: Ranker | None, device: str) -> PropertyPredictor | None:
+    """What else the learned ranker asks, where it ranks and that ships."""
+    path = shipped_plausibility()
+    if ranker is None or path is None:
+        return None
+    from dao.prediction.plausibility import load_plausibility
+
+    return load_plausibility(path, device)
+
+
 @dataclass(frozen=True)
 class Judge:
     """A loaded predictor in its parts; none of them where there is no predictor.
@@ -125,6 +136,7 @@ class Judge:
         ranker: predictor whose energies candidates are shown with.
         order: what candidates are ranked by.
         learned: what ranks in the order "learned", with or without energies.
+        plausibility: network that it asks of structures, if any.
 
     """
 
@@ -132,6 +144,7 @@ class Judge:
     ranker: Predictor | None = None
     order: Rank = "recurrence"
     learned: Ranker | None = None
+    plausibility: PropertyPredictor | None = None
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
@@ -144,6 +157,11 @@ class Judge:
 
             said = predict_with_errors(self.ranker, [one.crystal for one in known])
             known = with_energies(known, [one.energy for one in said], [one.error for one in said])
+        if self.plausibility is not None:
+            from dao.prediction.plausibility import log_odds
+            from dao.prediction.ranking import with_plausibilities
+
+            known = with_plausibilities(known, log_odds(self.plausibility, [one.crystal for one in known]))
         if self.learned is not None:
             return self.learned.rank(known)
         if self.ranker is None or self.order == "recurrence":
@@ -158,6 +176,8 @@ class Judge:
             energies = (
                 "" if self.ranker is None else f", energies of {self.ranker.config.name} ({self.ranker.fingerprint})"
             )
+            if self.plausibility is not None:
+                energies += f", plausibility ({self.plausibility.fingerprint})"
             return f"learned ranker ({self.learned.fingerprint}){energies}"
         if self.ranker is None or self.order == "recurrence":
             return "recurrence"

@@ -94,7 +94,12 @@ def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[st
         np.exp(kinds[f"log nearness {NEAR[0]:g}"])
     )
     usual = float(weights @ volume / weights.sum()) if weights.sum() > 0 else float(np.median(volume))
+    plausibility = _column(candidates, lambda one: one.plausibility)
+    odds = plausibility - _highest(plausibility)
     own = {
+        "plausibility below highest": np.clip(odds, -20.0, 0.0),
+        "log share of plausibility": np.clip(odds - np.log(np.nansum(np.exp(odds)) or 1.0), -20.0, 0.0),
+        "most plausible": np.where(np.isfinite(odds), odds == 0.0, math.nan),
         "in both": kinds["proposed"] * samples["found"],
         "log votes for space group": np.log(_column(candidates, lambda one: one.space_group_share) + 1e-3),
         "energy": np.clip(energy, -0.2, 1.0),

@@ -93,6 +93,9 @@ class Candidate:
     """Predicted, eV/atom; NaN where the predictor has no answer, None where no predictor was asked."""
     e_above_hull_error: float | None = None
     """How far off that energy is expected to be, eV/atom; None where no predictor says so."""
+    plausibility: float | None = None
+    """Log odds to be the known crystal of its composition (:mod:`dao.prediction.plausibility`), up to a constant that
+    its fellow candidates share; None where no such network was asked."""
     prototype: str | None = None
     """The known crystal whose kind it has, as a formula; None where no such kind is known."""
     energy: float | None = None
@@ -303,6 +306,14 @@ def with_energies(
         if math.isfinite(energy)
         else replace(one, e_above_hull=math.nan)
         for one, energy, error in said
+    ]
+
+
+def with_plausibilities(candidates: Sequence[Candidate], log_odds: Sequence[float]) -> list[Candidate]:
+    """The candidates with their log odds to be the known crystal; NaN where there is no finite answer."""
+    return [
+        replace(one, plausibility=odds if math.isfinite(odds) else math.nan)
+        for one, odds in zip(candidates, log_odds, strict=True)
     ]
 
 

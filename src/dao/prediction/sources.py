@@ -15,9 +15,9 @@ TABLES = Path(__file__).parent.parent / "weights" / "prototypes"
 DEFAULT_TABLE = "pool"
 """The shipped table that is used unless told otherwise; it holds no test crystal of the benchmarks."""
 
-SUPPLEMENTS = ("mp20", "aflow")
-"""Shipped tables that come in addition to it where nothing is scored: the train split of one benchmark, and textbook
-structures, are test crystals of another."""
+SUPPLEMENTS = ("held-out", "mp20", "aflow")
+"""Shipped tables that come in addition to it where nothing is scored: what the benchmarks hold out, the train split of
+one, and textbook structures, are test crystals of another."""
 
 PROPOSALS = 20
 """Prototype proposals a composition, over all cell sizes."""

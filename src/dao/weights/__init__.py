@@ -23,6 +23,9 @@ DEFAULT_PREDICTOR = "predictor"
 DEFAULT_TRUNK = "predictor-trunk"
 """The shipped weights that finetuning to properties starts from unless told otherwise."""
 
+PLAUSIBILITY = "plausibility"
+"""The shipped weights by which the learned ranker judges structures."""
+
 TC = "tc"
 """The folder of the ensemble that ``dao tc`` uses unless told otherwise."""
 
@@ -91,6 +94,11 @@ def shipped_ranker() -> Path | None:
     """File of the learned ranker inside this package; None where none ships."""
     path = _SHELF / "ranker" / "ranker.json"
     return path if path.is_file() else None
+
+
+def shipped_plausibility() -> Path | None:
+    """Folder of the network that says how plausible structures are; None where none ships."""
+    return shipped().get(PLAUSIBILITY)
 
 
 def shipped_tc() -> Path | None:

@@ -1,0 +1,51 @@
+"""How plausible is a structure for its composition? A network's log odds, learned from known crystals.
+
+DAO-P's trunk, finetuned to tell which of the prototypes proposed for a known composition is the known crystal, its own
+composition having been hidden from the table (``dao train plausibility-small``). Log odds are of one composition's
+candidates against each other: they are known up to a constant of the composition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dao.crystal import Crystal, CrystalBatch
+from dao.device import choose_device
+from dao.errors import InputError
+from dao.geometry.cells import reduced
+from dao.property_model import PropertyPredictor
+from dao.relaxation import batches
+
+LABEL = "plausibility"
+"""What weights of this kind call what they predict."""
+
+
+def load_plausibility(weights: Path | str, device: str) -> PropertyPredictor:
+    """The network on a device.
+
+    Raises:
+        InputError: no such weights or device, or weights of another property.
+
+    """
+    model = PropertyPredictor.load(weights, device=choose_device(device))
+    if model.config.label != LABEL:
+        raise InputError(f"{weights}: predicts {model.config.label}, and {LABEL} is needed")
+    return model
+
+
+@torch.no_grad()
+def log_odds(model: PropertyPredictor, crystals: Sequence[Crystal], *, batch_size: int | None = None) -> list[float]:
+    """Log odds of each crystal to be the known one of its composition, up to a constant of the composition.
+
+    Of a primitive Niggli cell, as in training. Batches are of like sizes and change nothing beyond rounding.
+    """
+    cells = [reduced(crystal) for crystal in crystals]
+    scaler = model.label_mean
+    made: dict[int, float] = {}
+    for places in batches(cells, batch_size):
+        batch = CrystalBatch.from_crystals([cells[i] for i in places], dtype=scaler.dtype).to(scaler.device)
+        made.update(zip(places, model.predict(batch).tolist(), strict=True))
+    return [made[i] for i in range(len(cells))]
