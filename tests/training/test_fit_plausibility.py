@@ -188,6 +188,7 @@ def test_what_cannot_be_trained_on(
     for setting, message in (
         ("sources.toys.train_split=nowhere", "nowhere"),
         ("sources.toys.table=nowhere", "neither a shipped table of prototypes"),
+        (f"sources.toys.table={toy_file}", "toys.parquet: "),
         ("sources.toys.max_e_above_hull=0.1", "lacks column 'e_above_hull'"),
         ("sources.toys.min_atoms=30", "sources.toys: min_atoms must be at most max_atoms (20), got 30"),
         ("sources.toys.max_atoms=1", "of at most 1 atoms"),

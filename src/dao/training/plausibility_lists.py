@@ -145,6 +145,7 @@ class KnownCrystals:
         crystals: in random order.
         count: for how many of them, from the first, lists are made.
         table: file of the prototypes.
+        proposer: of that table.
         proposals: most candidates of a crystal.
 
     """
@@ -154,6 +155,7 @@ class KnownCrystals:
     crystals: PackedCrystals
     count: int
     table: Path
+    proposer: Proposer
     proposals: int
 
 
@@ -175,6 +177,7 @@ def read_sources(
     found = []
     for position, (name, source) in enumerate(sources.items()):
         table = resolve_table(source.table)
+        proposer = Proposer.load(table)
         path = _file(source.file, data, alone=len(sources) == 1)
         labels = (ENERGY,) if source.max_e_above_hull is not None else ()
         packed = load_packed(
@@ -190,7 +193,7 @@ def read_sources(
             raise InputError(f"{path} has no crystal of {source.min_atoms} to {source.max_atoms} atoms{of_energy}")
         crystals = packed.select(torch.from_numpy(rows))
         count = min(len(crystals), source.count or len(crystals))
-        found.append(KnownCrystals(name, path, crystals, count, table, source.proposals))
+        found.append(KnownCrystals(name, path, crystals, count, table, proposer, source.proposals))
     return found
 
 
@@ -218,7 +221,7 @@ def candidate_lists(
         note: told, in one line each, how many lists a source gave.
 
     Raises:
-        InputError: no list has both right and wrong candidates, a broken table, or a folder that cannot be written.
+        InputError: no list has both right and wrong candidates, or a folder that cannot be written.
 
     """
     every: list[_List] = []
@@ -255,12 +258,11 @@ def _lists_of(source: KnownCrystals, folder: Path, *, progress: bool) -> list[_L
     found = lines.read(_parsed)[: source.count]
     if len(found) == source.count:
         return found
-    proposer = Proposer.load(source.table)
     what = f"candidates for {source.name}"
     with CountProgress(source.count, len(found), enabled=progress, what=what, of="crystals") as bar:
         while len(found) < source.count:
             rows = range(len(found), min(source.count, len(found) + PORTION))
-            made = [_line(source.crystals.crystal(row), proposer, source.proposals) for row in rows]
+            made = [_line(source.crystals.crystal(row), source.proposer, source.proposals) for row in rows]
             lines.append(made)
             found += map(_parsed, made)
             bar.advance(len(made))
