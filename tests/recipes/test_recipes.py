@@ -13,7 +13,8 @@ from dao.recipes import shipped
 from dao.recipes.schema import PredictorRecipe, Recipe
 
 PAPER = "mp20-diffusion-base"
-GENERATORS = [name for name in shipped() if not name.endswith("-symmetry") and "predictor" not in name]
+OTHERS = ("-symmetry", "predictor", "plausibility")
+GENERATORS = [name for name in shipped() if not any(other in name for other in OTHERS)]
 
 
 def load(name: str, overrides: dict[str, str] | None = None) -> Recipe:

@@ -17,7 +17,7 @@ from toys import tiny_predictor_recipe, tiny_recipe, write_toml
 
 import dao.training.fit
 from dao.cli import main
-from dao.recipes.schema import PredictorRecipe, PropertyRecipe, Recipe, SymmetryRecipe, check_recipe
+from dao.recipes.schema import PredictorRecipe, Recipe, check_recipe
 from dao.training.fit import train
 
 STEPS = 40
@@ -44,7 +44,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, energy_file: Path, recipe
 
 def _checked(tree: dict[str, Any]) -> Recipe | PredictorRecipe:
     checked = check_recipe(tree)
-    assert not isinstance(checked, SymmetryRecipe | PropertyRecipe)
+    assert isinstance(checked, Recipe | PredictorRecipe)
     return checked
 
 

@@ -19,6 +19,7 @@ Examples:
   dao train mp20-flow-nano --out runs/nano --set crystals=9000000 --resume
   dao train mp20-symmetry --data mp20.parquet --out runs/symmetry
   dao train pool-predictor-small --data POOL --out runs/predictor
+  dao train plausibility-small --data POOL --out runs/plausibility
 
 \b
 A training that was interrupted goes on where it stopped when the same command is given again."""
@@ -74,6 +75,11 @@ def train(
         from dao.training.fit_symmetry import train_symmetry
 
         train_symmetry(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)
+        return
+    if chosen.task == "plausibility":
+        from dao.training.fit_plausibility import train_plausibility
+
+        train_plausibility(chosen, out=folder, data=data, device=device, resume=resume, progress=not quiet, note=note)
         return
     if chosen.task == "property":
         raise InputError(f"recipe {recipe}: finetuning to a property is done by dao finetune property")

@@ -23,8 +23,8 @@ def shipped() -> list[str]:
 def load(name_or_path: str, overrides: dict[str, str] | None = None) -> AnyRecipe:
     """A shipped recipe by name, or a TOML file by path, with ``section.key = value`` overrides.
 
-    ``task = "predictor"`` makes it a predictor's, ``task = "symmetry"`` one of the symmetry prior; without, it is a
-    generator's.
+    ``task = "predictor"`` makes it a predictor's, ``task = "symmetry"`` one of the symmetry prior,
+    ``task = "plausibility"`` one of the judge of candidates; without, it is a generator's.
 
     Override values are read as TOML (``0.5``, ``true``, ``[0.9, 0.99]``), and as a bare word where they are not TOML.
 

@@ -18,6 +18,9 @@ ENERGIES = ("e_above_hull", "formation_energy")
 _Name = Annotated[str | None, BeforeValidator(lambda given: None if given in {"", "none"} else given)]
 """Of a file or column; TOML has no null, so that an empty text or ``none`` stands for it."""
 
+_NoLimit = BeforeValidator(lambda given: None if given == "none" else given)
+"""Likewise of a number."""
+
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -113,7 +116,8 @@ class Recipe(_CrystalRecipe):
     """One training, complete: the same recipe, seed and data give the same weights on the same machine."""
 
     task: Literal["generator"] = "generator"
-    """Which kind of model; see also :class:`PredictorRecipe` and :class:`SymmetryRecipe`."""
+    """Which kind of model; see also :class:`PredictorRecipe`, :class:`SymmetryRecipe` and
+    :class:`PlausibilityRecipe`."""
     symmetry_weights: str | None = None
     """A trained symmetry prior (``dao train mp20-symmetry``) or a generator that has one: shipped name, folder (from
     where the command runs) or Hub id. For a symmetric process: saved with it, which samples only with one."""
@@ -218,7 +222,7 @@ class SymmetryValidationRecipe(_Section):
 
 
 class SymmetryRecord(_Section):
-    """How often state and figures are written; also at the end of each epoch."""
+    """How often state and figures are written; of a symmetry prior also at the end of each epoch."""
 
     checkpoint_seconds: float = Field(default=180.0, ge=0)
     log_steps: int = Field(default=50, ge=1)
@@ -247,7 +251,75 @@ class SymmetryRecipe(_Section):
     record: SymmetryRecord = SymmetryRecord()
 
 
-AnyRecipe = Recipe | PredictorRecipe | PropertyRecipe | SymmetryRecipe
+class PlausibilitySource(_Section):
+    """Known crystals, and the prototypes that propose candidates for their compositions."""
+
+    file: str
+    """File under ``$DAO_DATA`` (or the folder given by ``--data``)."""
+    train_split: str = "train"
+    """Of a file that has splits; one without is taken as a whole."""
+    table: str
+    """Shipped name or file of the table of prototypes. It may be of these very crystals: what it knows of a composition
+    is left out when it proposes for that."""
+    min_atoms: int = Field(default=1, ge=1)
+    max_atoms: int = Field(default=20, ge=1)
+    max_e_above_hull: Annotated[Annotated[float, Field(ge=0)] | None, _NoLimit] = None
+    """Leave out crystals known to lie higher, eV/atom (column ``e_above_hull``); None (``none``): keep all."""
+    count: Annotated[Annotated[int, Field(ge=1)] | None, _NoLimit] = None
+    """Most crystals, drawn at random; None (``none``): all."""
+    proposals: int = Field(default=12, ge=2)
+    """Most candidates of a crystal."""
+
+    @model_validator(mode="after")
+    def _sizes_are_a_range(self) -> PlausibilitySource:
+        if self.min_atoms > self.max_atoms:
+            raise InputError(f"min_atoms must be at most max_atoms ({self.max_atoms}), got {self.min_atoms}")
+        return self
+
+
+class JitterRecipe(_Section):
+    """How candidates are blurred, so that none is told by how exact it is; standard deviations of normal numbers."""
+
+    list_volume: float = Field(default=0.04, ge=0, le=1)
+    """Of the logarithm of the volume, the same for all candidates of a list."""
+    volume: float = Field(default=0.01, ge=0, le=1)
+    """Of the logarithm of the volume, of each candidate."""
+    strain: float = Field(default=0.01, ge=0, le=0.1)
+    """Of the entries of the strain (and of a rotation, which changes nothing)."""
+    displacement: float = Field(default=0.05, ge=0, le=1)
+    """Of an atom's displacement along an axis, A: the largest, each candidate has one between 0 and this."""
+    other_settings: bool = True
+    """Show every candidate with its cell vectors in random order, and half of them inverted."""
+
+
+class PlausibilityRecipe(_Section):
+    """A finetuning of DAO-P to tell, of candidates for one composition, which is the known crystal."""
+
+    task: Literal["plausibility"]
+    name: str
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    passes: float = Field(gt=0, le=1000)
+    """How often each list is seen."""
+    lists_per_batch: int = Field(default=24, ge=1)
+    candidates: int = Field(default=8, ge=2)
+    """Most candidates of a list shown at a time: its first ones and, where none of them is right, one that is."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16``: autocast; weights, optimizer and geometry stay in float32."""
+    compile_blocks: bool = False
+    """``torch.compile`` each block (dynamic shapes)."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None leaves torch's choice."""
+    initial_weights: str = "predictor-trunk"
+    """Predictor, or property model, whose trunk is finetuned: shipped name, folder or Hub id."""
+    sources: dict[str, PlausibilitySource] = Field(min_length=1)
+    """By a name of one's choice, for messages and ``--set sources.NAME.count=1000``."""
+    jitter: JitterRecipe = JitterRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    record: SymmetryRecord = SymmetryRecord()
+
+
+AnyRecipe = Recipe | PredictorRecipe | PropertyRecipe | SymmetryRecipe | PlausibilityRecipe
 
 
 def check_recipe(tree: object) -> AnyRecipe:
@@ -262,5 +334,6 @@ def check_recipe(tree: object) -> AnyRecipe:
         "predictor": PredictorRecipe,
         "property": PropertyRecipe,
         "symmetry": SymmetryRecipe,
+        "plausibility": PlausibilityRecipe,
     }
     return kinds.get(task if isinstance(task, str) else None, Recipe).model_validate(tree)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dao.data.loader import BucketLoader
 from dao.data.locate import training_file, validation_file
@@ -28,6 +28,7 @@ from dao.models import CrystalModel
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
+from dao.training.optimizing import clip_gradients, make_optimizer
 from dao.training.standing import same_settings, standing, write_recipe
 from dao.training.tasks import Task, task_of
 
@@ -200,15 +201,8 @@ class _Run:
         self.model, self.pretraining = task.build(training_set)
         self.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        choose = torch.optim.AdamW if recipe.optimizer.kind == "adamw" else torch.optim.Adam
         groups, self.rates = zip(*task.parameter_groups(self.model), strict=True)
-        self.optimizer = choose(
-            [{"params": group} for group in groups],
-            lr=recipe.optimizer.learning_rate,
-            betas=recipe.optimizer.betas,
-            weight_decay=recipe.optimizer.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(groups, recipe.optimizer)
         self.average = ExponentialAverage(self.model, recipe.optimizer.ema_decay)
         self.loader = BucketLoader(training_set.to(device), recipe.batch_size, recipe.seed)
         self.batches = iter(self.loader)
@@ -267,13 +261,7 @@ class _Run:
             for name, value in {"loss": objective.total, **objective.parts}.items():
                 figures[name] = figures.get(name, torch.zeros(())) + value.detach().cpu() / recipe.accumulate
             self.progress.crystals += len(batch)
-        if recipe.optimizer.gradient_clip_kind == "norm":
-            norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.gradient_clip)
-            figures["gradient_norm"] = norm.detach().cpu()
-        else:
-            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            figures["gradient_norm"] = nn.utils.get_total_norm(gradients).detach().cpu()
-            nn.utils.clip_grad_value_(self.parameters, recipe.optimizer.gradient_clip)
+        figures["gradient_norm"] = clip_gradients(self.parameters, recipe.optimizer)
         self.optimizer.step()
         self.average.update(self.model)
         self.progress.step += 1

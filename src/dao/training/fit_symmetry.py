@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dao.recipes.schema import SymmetryRecipe
 
 SIMILAR_LENGTHS = 16
-"""Batches that are cut together from crystals sorted by orbits: like lengths waste little padding."""
+"""Batches that are cut together from crystals sorted by length: like lengths waste little padding."""
 
 VALIDATION_BATCH = 512
 
@@ -141,10 +141,10 @@ def _read(recipe: SymmetryRecipe, data: Path | None, tell: Callable[[str], None]
 
 
 def epoch_batches(lengths: npt.NDArray[np.int64], size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """Rows of each batch of an epoch: every crystal once, in random order, those with like numbers of orbits together.
+    """Rows of each batch of an epoch: every crystal once, in random order, those of like lengths together.
 
     Args:
-        lengths: (M,) orbits of each crystal.
+        lengths: (M,) of each crystal: orbits, or atoms.
         size: most crystals a batch.
         seed: of the run.
         epoch: from 0; each has an order of its own.

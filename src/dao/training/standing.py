@@ -100,8 +100,9 @@ def _first_difference(
     if saved is None:
         return RECIPE, "no recipe", "one"
     there, here = (_flat(one.model_dump(mode="json", include=set(only) if only else None)) for one in (saved, recipe))
-    key = next((key for key in here if there.get(key) != here[key]), "")
-    return (key, json.dumps(there.get(key)), json.dumps(here[key])) if key else ("", "", "")
+    # of what has names of one's choice, either side may have more
+    key = next((key for key in here | there if there.get(key) != here.get(key)), "")
+    return (key, json.dumps(there.get(key)), json.dumps(here.get(key))) if key else ("", "", "")
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
