@@ -42,7 +42,7 @@ from dao.prediction.sources import resolve_table
 from dao.progress import CountProgress
 from dao.property_model import PropertyPredictor
 from dao.sample_file import SampleFile
-from dao.weights import DEFAULT_PREDICTOR, PLAUSIBILITY, resolve
+from dao.weights import DEFAULT_PREDICTOR, resolve, shipped_plausibility
 
 CRYSTAL = ("atomic_numbers", "frac_coords", "lattice")
 
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--table", required=True)
     parser.add_argument("--exclude-same-composition", action="store_true")
     parser.add_argument("--predictor", default=DEFAULT_PREDICTOR)
-    parser.add_argument("--plausibility", default=PLAUSIBILITY)
+    parser.add_argument("--plausibility", type=Path, default=shipped_plausibility())
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--proposals", type=int, default=20)
     parser.add_argument("--part", default="0/1")
@@ -231,7 +231,7 @@ def main() -> None:
     samples, made_by = sampled(options.evaluation, targets, options.samples)
     networks = (
         load_predictor(resolve(options.predictor), "cpu"),
-        load_plausibility(resolve(options.plausibility), "cpu"),
+        load_plausibility(options.plausibility, "cpu"),
     )
     proposer = Proposer.load(resolve_table(options.table))
     full = {

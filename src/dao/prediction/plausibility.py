@@ -23,7 +23,7 @@ LABEL = "plausibility"
 """What weights of this kind call what they predict."""
 
 
-def load_plausibility(weights: Path | str, device: str) -> PropertyPredictor:
+def load_plausibility(weights: Path, device: str) -> PropertyPredictor:
     """The network on a device.
 
     Raises:

@@ -23,9 +23,6 @@ DEFAULT_PREDICTOR = "predictor"
 DEFAULT_TRUNK = "predictor-trunk"
 """The shipped weights that finetuning to properties starts from unless told otherwise."""
 
-PLAUSIBILITY = "plausibility"
-"""The shipped weights by which the learned ranker judges structures."""
-
 TC = "tc"
 """The folder of the ensemble that ``dao tc`` uses unless told otherwise."""
 
@@ -97,8 +94,9 @@ def shipped_ranker() -> Path | None:
 
 
 def shipped_plausibility() -> Path | None:
-    """Folder of the network that says how plausible structures are; None where none ships."""
-    return shipped().get(PLAUSIBILITY)
+    """Folder of the network that the learned ranker asks how plausible structures are; None where none ships."""
+    folder = _SHELF / "ranker" / "plausibility"
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def shipped_tc() -> Path | None:
