@@ -3,9 +3,10 @@
 Run: python benchmarks/ranker.py --mp20 LISTS [LISTS ...] --mpts52 LISTS [LISTS ...] --out src/dao/weights/ranker
 
 Crystals of one chemical system are in one of five folds; every figure is of lists whose fold the ranker had not seen.
-Each target is a list three times (generator alone, prototypes alone, both), with energies and without. What is learned,
-for each of these situations, is a logistic model of whether a candidate matches the true crystal (Newton's method with
-a ridge; a list's candidates weigh one each).
+Each target is a list three times (generator alone, prototypes alone, both), with what networks say and without. What is
+learned, for each of these situations, is a linear score whose softmax over a list gives the candidates that match the
+true crystal the largest share (a list weighs one), and a logistic model of shares and lists for the confidence (a
+candidate weighs one); both with a ridge.
 
 Printed: match rates of the first 1, 5 and 20 candidates by every order, with 95 % bootstrap intervals over targets; how
 often candidates of a given confidence are right; by how much the first match falls when a feature is shuffled. Written:
@@ -26,10 +27,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ranker_lists import Lists, read_lists
+from scipy.optimize import minimize
 
 from dao.evaluation.metrics import Bootstrap
 from dao.prediction.prototype_table import PrototypeTable
-from dao.prediction.ranker import Ranker, Weights, features
+from dao.prediction.ranker import OF_ALL, Ranker, Weights, features, log_odds_of_others
 from dao.prediction.ranking import COUNT_WEIGHT, Candidate, rank_by_energy
 from dao.prediction.sources import resolve_table
 
@@ -45,6 +47,7 @@ ENERGIES = (
 )
 """Features that are unknown without the networks that judge."""
 RIDGE = 10.0
+LIST_RIDGE = 1e-2
 ITERATIONS = 15
 BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 
@@ -94,11 +97,12 @@ def problems_of(lists: Sequence[Lists], benchmark: str, volumes: Floats) -> list
 
 
 def fit(problems: Sequence[Problem], names: Sequence[str], *, energies: bool) -> Weights:
-    """Newton's method for the logistic loss with a ridge on the standardised slopes."""
+    """Slopes by the listwise loss, then the logistic loss of shares and lists; each with a ridge."""
     raw = np.concatenate([one.raw for one in problems])
     if not energies:
         raw[:, [names.index(name) for name in ENERGIES]] = math.nan
     right = np.concatenate([one.right for one in problems]).astype(float)
+    first = np.cumsum([0, *(len(one.raw) for one in problems[:-1])])
     known = np.isfinite(raw)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, raw, 0.0).sum(0) / count
@@ -107,14 +111,59 @@ def fit(problems: Sequence[Problem], names: Sequence[str], *, energies: bool) ->
     # what never changes, or is never known, says nothing
     usable = scale > 1e-6
     scale = np.where(usable, scale, 1.0)
-    table = np.column_stack([off / scale * usable, np.ones(len(off))])
-    ridge = np.diag([*[RIDGE] * len(names), 0.0])
+    table = off / scale * usable
+    slope = listwise(table, right, first)
+    of_all = np.isin(names, OF_ALL)
+    own = np.log(np.maximum(shares(table @ slope, first), 1e-30))
+    order = np.column_stack([own, log_odds_of_others(own)])
+    logits = np.column_stack([order, table[:, of_all], np.ones(len(table))])
+    fitted = logistic(logits, right)
+    for column in (0, 1):
+        if fitted[column] < 0:  # it would change the order
+            logits[:, column] = 0.0
+            fitted = logistic(logits, right)
+    every = np.zeros(len(names))
+    every[of_all] = fitted[2:-1]
+    sharpness, lead, bias = map(float, (*fitted[:2], fitted[-1]))
+    return Weights(mean, slope / scale * usable, sharpness, lead, every / scale * usable, bias)
+
+
+def shares(scores: Floats, first: npt.NDArray[np.int64], weights: Floats | None = None) -> Floats:
+    """Softmax of the scores within each list; with 0 and 1 as weights, of those of weight 1 alone."""
+    lengths = np.diff([*first, len(scores)])
+    weighed = np.ones(len(scores)) if weights is None else weights
+    own = np.where(weighed > 0, scores, -np.inf)
+    top = np.repeat(np.maximum.reduceat(own, first), lengths)
+    powers = np.exp(own - np.where(np.isfinite(top), top, 0.0))
+    return np.asarray(powers / np.repeat(np.maximum(np.add.reduceat(powers, first), 1e-300), lengths))
+
+
+def listwise(table: Floats, right: Floats, first: npt.NDArray[np.int64]) -> Floats:
+    """(F,) slopes that minimise -log of the right ones' share, over lists that hold right and wrong ones."""
+    lengths = np.diff([*first, len(table)])
+    found = np.add.reduceat(right, first)
+    mixed = (found > 0) & (found < lengths)
+    counts = np.repeat(mixed.astype(float), lengths) / mixed.sum()
+
+    def loss(slope: Floats) -> tuple[float, Floats]:
+        every, good = shares(table @ slope, first), shares(table @ slope, first, right)
+        share = np.add.reduceat(every * right, first)
+        value = -np.log(np.maximum(share[mixed], 1e-300)).sum() / mixed.sum()
+        gradient = table.T @ (counts * (every - good))
+        return value + LIST_RIDGE * slope @ slope, gradient + 2 * LIST_RIDGE * slope
+
+    return np.asarray(minimize(loss, np.zeros(table.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)
+
+
+def logistic(table: Floats, right: Floats) -> Floats:
+    """(F,) slopes of the logistic loss by Newton's method; the last column, which is 1, has no ridge."""
+    ridge = np.diag([*[RIDGE] * (table.shape[1] - 1), 0.0])
     weights = np.zeros(table.shape[1])
     for _ in range(ITERATIONS):
         chance = 1.0 / (1.0 + np.exp(-np.clip(table @ weights, -30.0, 30.0)))
         curvature = (table * (chance * (1.0 - chance))[:, None]).T @ table + ridge
         weights += np.linalg.solve(curvature, table.T @ (right - chance) - ridge @ weights)
-    return Weights(mean, weights[:-1] / scale * usable, float(weights[-1]))
+    return weights
 
 
 def fit_all(problems: Sequence[Problem], names: Sequence[str]) -> dict[str, Weights]:
@@ -151,7 +200,7 @@ def learned(folds: Sequence[dict[str, Weights]], known: str = " with energies") 
     """By the weights that have not seen the list's fold."""
 
     def order(one: Problem) -> npt.NDArray[np.int64]:
-        return np.argsort(-folds[one.fold][one.sources + known].score(one.raw), kind="stable")
+        return np.argsort(-folds[one.fold][one.sources + known].logits(one.raw), kind="stable")
 
     return order
 
@@ -201,7 +250,7 @@ def reliability(problems: Sequence[Problem], folds: Sequence[dict[str, Weights]]
     ]
     said, right, first = [], [], []
     for one in problems:
-        scores = folds[one.fold][f"{one.sources} with energies"].score(one.raw)
+        scores = folds[one.fold][f"{one.sources} with energies"].logits(one.raw)
         said.append(1.0 / (1.0 + np.exp(-scores)))
         right.append(one.right)
         first.append(np.arange(len(scores)) == scores.argmax())

@@ -59,8 +59,8 @@ class Lists:
         generated: G candidates, the most recurrent first.
         groups: which of the P + G are the same crystal.
         rms: (P + G) RMS distance to the true crystal; nan: no match.
-        both: energy, its expected error and plausibility of each candidate of both, whose volumes are not those of the
-            parts; None where not known.
+        both: energy and its expected error of each candidate of both, whose volumes are not those of the parts; None
+            where not known. Plausibility is of the parts, as in predictions.
 
     """
 
@@ -71,7 +71,7 @@ class Lists:
     generated: list[Candidate]
     groups: list[list[int]]
     rms: list[float | None]
-    both: list[tuple[float, float | None, float]] | None = None
+    both: list[tuple[float, float | None]] | None = None
 
     def within(self, samples: int, proposals: int) -> Lists:
         """What fewer samples and proposals would have brought, but for volumes and energies of what is found again."""
@@ -107,8 +107,7 @@ class Lists:
         if sources == "both":
             found = merged(generated, prototypes, self.groups)
             if self.both is not None:
-                found = with_energies(found, [one[0] for one in self.both], [one[1] for one in self.both])
-                found = with_plausibilities(found, [one[2] for one in self.both])
+                found = with_energies(found, [energy for energy, *_ in self.both], [one[1] for one in self.both])
         elif sources == "generator":
             found = [replace(one, space_group_share=None) for one in generated]
         else:
@@ -138,7 +137,7 @@ def make(
     groups = same_crystals([one.crystal for one in every], distinct=len(own))
     every = with_space_group_shares(every, space_group_votes(proposer, cells, exclude_same_composition=exclude))
     every = judged(every, networks)
-    both = judged(merged(every[len(own) :], every[: len(own)], groups), networks)
+    both = with_predicted_energies(merged(every[len(own) :], every[: len(own)], groups), networks[0])
     pairs = [(i, 0) for i in range(len(every))]
     matches = match_pairs([one.crystal for one in every], [target], pairs, seconds=10.0)
     return {
@@ -150,16 +149,20 @@ def make(
         "generated": [to_record(one) for one in every[len(own) :]],
         "groups": groups,
         "rms": [match.rms for match in matches],
-        "both": [(one.e_above_hull, one.e_above_hull_error, one.plausibility) for one in both],
+        "both": [(one.e_above_hull, one.e_above_hull_error) for one in both],
     }
 
 
 def judged(candidates: Sequence[Candidate], networks: tuple[Predictor, PropertyPredictor]) -> list[Candidate]:
     """With what the predictor and the plausibility network say of them."""
-    crystals = [one.crystal for one in candidates]
-    said = predict_with_errors(networks[0], crystals)
-    known = with_energies(candidates, [one.energy for one in said], [one.error for one in said])
-    return with_plausibilities(known, log_odds(networks[1], crystals))
+    known = with_predicted_energies(candidates, networks[0])
+    return with_plausibilities(known, log_odds(networks[1], [one.crystal for one in known]))
+
+
+def with_predicted_energies(candidates: Sequence[Candidate], model: Predictor) -> list[Candidate]:
+    """With their energies above the hull and expected errors."""
+    said = predict_with_errors(model, [one.crystal for one in candidates])
+    return with_energies(candidates, [one.energy for one in said], [one.error for one in said])
 
 
 def to_record(one: Candidate) -> dict[str, Any]:

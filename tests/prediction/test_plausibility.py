@@ -79,7 +79,7 @@ def test_features_are_shares_of_the_list() -> None:
 
 
 def test_it_ranks_through_the_ranker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own = Weights(np.zeros(1), np.ones(1), 0.0)
+    own = Weights(np.zeros(1), np.ones(1), 1.0, 0.0, np.zeros(1), 0.0)
     ranker = Ranker(("plausibility below highest",), dict.fromkeys(SITUATIONS, own), VOLUMES, {})
     model = network()
     found = three()

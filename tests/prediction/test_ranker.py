@@ -50,27 +50,40 @@ def proposals() -> list[Candidate]:
 
 def ranker(**slopes: float) -> Ranker:
     """Of the features that are given a slope, with mean 0."""
-    own = Weights(np.zeros(len(slopes)), np.array(list(slopes.values())), 0.5)
+    own = Weights(np.zeros(len(slopes)), np.array(list(slopes.values())), 1.0, 0.0, np.zeros(len(slopes)), 0.5)
     return Ranker(tuple(slopes), dict.fromkeys(SITUATIONS, own), VOLUMES, {})
 
 
-def test_scores_are_a_logistic_model_of_the_features() -> None:
+def log_shares(*scores: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(np.log(np.exp(scores) / np.exp(scores).sum()))
+
+
+def test_scores_are_a_logistic_model_of_shares_of_the_list() -> None:
     found = generated()
     made = ranker(**{"share over largest": 2.0, "log symmetry": 0.0})
-    np.testing.assert_allclose(made.scores(found), [0.5 + 2.0, 0.5 + 4.0 / 3.0, 0.5 + 2.0 / 3.0])
+    expected = 0.5 + log_shares(2.0, 4.0 / 3.0, 2.0 / 3.0)
+    np.testing.assert_allclose(made.scores(found), expected)
     ranked = made.rank(found[::-1])
     assert [one.count for one in ranked] == [3, 2, 1]
     assert [one.rank for one in ranked] == [1, 2, 3]
-    assert ranked[0].confidence == pytest.approx(1.0 / (1.0 + math.exp(-2.5)))
-    assert ranked[0].record()["confidence"] == round(1.0 / (1.0 + math.exp(-2.5)), 4)
+    assert ranked[0].confidence == pytest.approx(1.0 / (1.0 + math.exp(-expected[0])))
+    assert ranked[0].record()["confidence"] == round(1.0 / (1.0 + math.exp(-expected[0])), 4)
     assert "confidence" not in found[0].record()
     assert made.rank([]) == []
 
 
 def test_what_is_not_known_counts_as_average() -> None:
-    own = Weights(np.array([0.4, 1.0]), np.array([-1.0, 3.0]), 0.0)
+    own = Weights(np.array([0.4, 1.0]), np.array([-1.0, 3.0]), 2.0, 0.0, np.zeros(2), 0.1)
     table = np.array([[0.2, math.nan], [math.nan, math.nan], [0.4, 2.0]])
-    np.testing.assert_allclose(own.score(table), [0.2, 0.0, 3.0])
+    np.testing.assert_allclose(own.log_shares(table), log_shares(0.2, 0.0, 3.0))
+    np.testing.assert_allclose(own.logits(table), 0.1 + 2.0 * log_shares(0.2, 0.0, 3.0))
+
+
+def test_features_of_the_list_change_how_sure_it_is_and_no_order() -> None:
+    own = Weights(np.zeros(2), np.array([1.0, 0.0]), 1.0, 0.0, np.array([0.0, -0.5]), 0.0)
+    few, many = (np.array([[0.3, size], [0.7, size]]) for size in (1.0, 3.0))
+    np.testing.assert_allclose(own.logits(few) - own.logits(many), 1.0)
+    np.testing.assert_allclose(np.diff(own.logits(few)), 0.4)
 
 
 def test_of_several_cell_sizes_the_smaller_is_no_merit() -> None:
@@ -78,7 +91,7 @@ def test_of_several_cell_sizes_the_smaller_is_no_merit() -> None:
     found = generated()
     made = ranker(**{"smaller than asked for": -2.0})
     asked = [replace(one, asked_atoms=atoms) for one, atoms in zip(found, (1, 2, 4), strict=True)]
-    np.testing.assert_allclose(made.scores(asked), [0.5, 0.5, 0.5 - 2.0 * math.log(2.0)])
+    np.testing.assert_allclose(made.scores(asked), 0.5 + log_shares(0.0, 0.0, -2.0 * math.log(2.0)))
 
 
 def test_equal_scores_leave_the_order() -> None:
@@ -120,7 +133,7 @@ def test_every_situation_is_ranked_by_its_own_weights(kind: str) -> None:
     made = ranker(**dict.fromkeys(features(found, VOLUMES), 0.0))
     own = replace(made.weights[kind], bias=-1.0)
     scores = replace(made, weights={**made.weights, kind: own}).scores(found)
-    np.testing.assert_allclose(scores, -1.0)
+    np.testing.assert_allclose(scores, -1.0 - math.log(len(found)))
 
 
 def test_a_list_without_any_crystal_that_samples_found_is_one_of_prototypes() -> None:

@@ -159,9 +159,10 @@ class Judge:
             known = with_energies(known, [one.energy for one in said], [one.error for one in said])
         if self.plausibility is not None:
             from dao.prediction.plausibility import log_odds
-            from dao.prediction.ranking import with_plausibilities
+            from dao.prediction.ranking import scaled, with_plausibilities
 
-            known = with_plausibilities(known, log_odds(self.plausibility, [one.crystal for one in known]))
+            crystals = [scaled(one.crystal, one.judged_volume or one.volume_per_atom) for one in known]
+            known = with_plausibilities(known, log_odds(self.plausibility, crystals))
         if self.learned is not None:
             return self.learned.rank(known)
         if self.ranker is None or self.order == "recurrence":

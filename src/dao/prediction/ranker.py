@@ -1,10 +1,11 @@
 """The learned ranker: how likely is each candidate of a composition to be the known crystal?
 
-A logistic model reads what is known of a candidate: how often it was found, how near its prototype is and what crystals
-of like elements say, its energy, volume and symmetry, how much it resembles the others. There is one set of weights for
-each situation (samples, prototypes or both; with or without energies), so that whatever there is is ranked by what it
-is worth. The probability orders the list and is shown as the candidate's confidence. Inference is plain NumPy from a
-JSON file; ``benchmarks/ranker.py`` trains it.
+A linear model reads what is known of a candidate: how often it was found, how near its prototype is and what crystals
+of like elements say, how plausible its structure is, its energy, volume and symmetry, how much it resembles the others.
+A softmax over the list turns scores into shares, which order it; a logistic model of share and list turns these into
+probabilities, which are shown as the candidates' confidence and have the same order. There is one set of weights for
+each situation (samples, prototypes or both; with or without what networks say), so that whatever there is is ranked by
+what it is worth. Inference is plain NumPy from a JSON file; ``benchmarks/ranker.py`` trains it.
 
 Shapes: C candidates of one composition, F features.
 """
@@ -32,7 +33,7 @@ from dao.prediction.ranking import Candidate, neighbourhoods
 
 Floats = npt.NDArray[np.float64]
 
-FORMAT = "dao ranker 1"
+FORMAT = "dao ranker 2"
 
 ALIKE = (0.15, 0.3, 0.6)
 """Differences of two neighbourhoods (0 to 2) at which one crystal counts 1/e for the other."""
@@ -42,6 +43,15 @@ NEAR = (0.02, 0.06)
 
 LOG_ATOMS = "log atoms"
 """The feature of the cell's size, the same for all candidates of a list."""
+
+OF_ALL = (
+    *(LOG_ATOMS, "elements", "log candidates"),
+    *("largest share", "disorder", "least element distance", "most votes"),
+)
+"""Features of the list, the same for all of its candidates: they change no order, but how sure one can be."""
+
+SUREST = 1000.0
+"""Odds of the surest candidate against all others."""
 
 SAME_SCORE = 6
 """Decimals to which scores are compared: rounding must not decide a rank."""
@@ -196,23 +206,48 @@ SITUATIONS = tuple(
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A logistic model.
+    """A linear model whose shares of a list order it, and a logistic one that says how sure it is.
 
     Attributes:
         mean: (F,) of each feature over the training lists, which stands for what is not known.
         slope: (F,) of the score with each feature.
-        bias: score of the mean.
+        sharpness: of the logit with the logarithm of a candidate's share, not negative.
+        lead: of the logit with minus the logarithm of all others' share together, not negative; one of the two is
+            positive.
+        level: (F,) of the logit with each feature of the list (:data:`OF_ALL`), 0 for the others.
+        bias: of the logit.
 
     """
 
     mean: Floats
     slope: Floats
+    sharpness: float
+    lead: float
+    level: Floats
     bias: float
 
-    def score(self, table: Floats) -> Floats:
+    def log_shares(self, table: Floats) -> Floats:
+        """(C,) logarithm of each candidate's share of its list, from (C, F) features."""
+        score = self._off(table) @ self.slope
+        return np.asarray(score - score.max() - np.log(np.exp(score - score.max()).sum()))
+
+    def logits(self, table: Floats) -> Floats:
         """(C,) logits of being right, from (C, F) features."""
+        own = self.log_shares(table)
+        order = self.sharpness * own + self.lead * log_odds_of_others(own)
+        return np.asarray(order + self._off(table) @ self.level + self.bias)
+
+    def _off(self, table: Floats) -> Floats:
         off = table - self.mean
-        return np.asarray(np.where(np.isfinite(off), off, 0.0) @ self.slope + self.bias)
+        return np.asarray(np.where(np.isfinite(off), off, 0.0))
+
+
+def log_odds_of_others(log_shares: Floats) -> Floats:
+    """(C,) minus the logarithm of the share that all others have together: the larger the surer.
+
+    At most log(:data:`SUREST`), so that a list of one candidate is finite.
+    """
+    return np.asarray(-np.log(np.maximum(1.0 - np.exp(log_shares), 1.0 / SUREST)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +272,7 @@ class Ranker:
         return self._scores(candidates, features(candidates, self.atomic_volumes))
 
     def _scores(self, candidates: Sequence[Candidate], known: Mapping[str, Floats]) -> Floats:
-        return self.weights[situation(candidates)].score(np.stack([known[name] for name in self.names], axis=1))
+        return self.weights[situation(candidates)].logits(np.stack([known[name] for name in self.names], axis=1))
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one composition with their confidence, the likeliest first; equal ones stay as they were."""
@@ -263,7 +298,14 @@ class Ranker:
 
     def _plain(self) -> dict[str, Any]:
         weights = {
-            name: {"mean": one.mean.tolist(), "slope": one.slope.tolist(), "bias": one.bias}
+            name: {
+                "mean": one.mean.tolist(),
+                "slope": one.slope.tolist(),
+                "sharpness": one.sharpness,
+                "lead": one.lead,
+                "level": one.level.tolist(),
+                "bias": one.bias,
+            }
             for name, one in self.weights.items()
         }
         return {"names": list(self.names), "weights": weights, "atomic_volumes": self.atomic_volumes.tolist()}
@@ -295,7 +337,14 @@ class Ranker:
             if whole["format"] != FORMAT:
                 raise InputError(f"{path}: not a ranker ({FORMAT})")
             weights = {
-                name: Weights(_floats(one["mean"]), _floats(one["slope"]), float(one["bias"]))
+                name: Weights(
+                    _floats(one["mean"]),
+                    _floats(one["slope"]),
+                    float(one["sharpness"]),
+                    float(one["lead"]),
+                    _floats(one["level"]),
+                    float(one["bias"]),
+                )
                 for name, one in whole["weights"].items()
             }
             names = tuple(map(str, whole["names"]))
@@ -317,8 +366,10 @@ class Ranker:
         if set(self.weights) != set(SITUATIONS):
             raise InputError(f"{path}: weights are not of {', '.join(SITUATIONS)}")
         for name, one in self.weights.items():
-            shapes = {one.mean.shape, one.slope.shape}
-            if shapes != {(len(self.names),)} or not np.isfinite([*one.mean, *one.slope, one.bias]).all():
+            shapes = {one.mean.shape, one.slope.shape, one.level.shape}
+            numbers = [*one.mean, *one.slope, *one.level, one.sharpness, one.lead, one.bias]
+            keeps_order = min(one.sharpness, one.lead) >= 0 < max(one.sharpness, one.lead)
+            if shapes != {(len(self.names),)} or not np.isfinite(numbers).all() or not keeps_order:
                 raise InputError(f"{path}: weights of {name!r} are not {len(self.names)} finite numbers")
         volumes = self.atomic_volumes
         if volumes.shape != (MAX_ATOMIC_NUMBER + 1,) or not (np.isfinite(volumes) & (volumes >= 0)).all():

@@ -96,6 +96,8 @@ class Candidate:
     plausibility: float | None = None
     """Log odds to be the known crystal of its composition (:mod:`dao.prediction.plausibility`), up to a constant that
     its fellow candidates share; None where no such network was asked."""
+    judged_volume: float | None = None
+    """Volume (A^3 per atom) at which its plausibility is judged, where that is not the one it is shown at."""
     prototype: str | None = None
     """The known crystal whose kind it has, as a formula; None where no such kind is known."""
     energy: float | None = None
