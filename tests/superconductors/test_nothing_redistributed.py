@@ -46,7 +46,12 @@ CRYSTAL_FILE = re.compile(
 CIF = re.compile(r"(?:data_\S*|_cell_length_[abc])[^\n]*\n.*?(?=\"\"\"|'''|```|\Z)", re.DOTALL)
 EXTXYZ = re.compile(r"(\d{1,4})\s*\n[^\n]*Lattice=")
 
-OPEN_DATA = {"pool": "pool-52-s05.parquet", "mp20": "mp20.parquet", "aflow": "pymatgen aflow_prototypes.json.gz"}
+OPEN_DATA = {
+    "pool": "pool-52-s05.parquet",
+    "held-out": "mp_pool.parquet",
+    "mp20": "mp20.parquet",
+    "aflow": "pymatgen aflow_prototypes.json.gz",
+}
 """What the tables are of: the Materials Project, and textbook structures."""
 
 MOST_SHARED = 0.7
