@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 from toys import tiny_predictor, toy_crystals, toy_energies
@@ -80,6 +80,7 @@ def test_normally_distributed_energies_have_a_closed_form() -> None:
 
 
 @given(st.floats(-1e4, 1e4))
+@example(LARGEST_EXPONENT)
 def test_the_exponential_never_overflows_and_is_smooth(value: float) -> None:
     x = torch.tensor([value], dtype=torch.float32, requires_grad=True)
     y = bounded_exp(x)

@@ -73,7 +73,8 @@ def generator_objective(model: Generator, batch: CrystalBatch, noise: NoiseSourc
 def bounded_exp(x: Tensor) -> Tensor:
     """exp(x) up to ``LARGEST_EXPONENT``, and its tangent beyond: once differentiable, increasing, never overflowing."""
     below = x.clamp_max(LARGEST_EXPONENT).exp()
-    return below * (1.0 + (x - LARGEST_EXPONENT).clamp_min(0.0))
+    # relu, not clamp_min: at the bound itself only one of the two may have a slope
+    return below * (1.0 + (x - LARGEST_EXPONENT).relu())
 
 
 def exponential_energy_loss(energy: Float[Tensor, " b"], label: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
