@@ -4,8 +4,9 @@ Run: python benchmarks/ranker_lists.py EVALUATION --data mp20 --count 1600 --tab
 
 EVALUATION is the folder of a ``dao evaluate csp`` of generated samples on a **validation** split (samples-0.jsonl is
 all that is read of it). For each of its targets a line is written: the generator's distinct candidates, the
-prototypes', which of both are the same crystal, what the predictor and the plausibility network say of each, and its
-RMS distance to the true crystal at the benchmark's tolerances (null: no match). A killed run goes on where it stopped.
+prototypes', which of both are the same crystal, what the predictor, the plausibility network and the generator's
+symmetry prior say of each, and its RMS distance to the true crystal at the benchmark's tolerances (null: no match). A
+killed run goes on where it stopped.
 ``--part 0/2`` does every other target, for two processes with a file each; :func:`read_lists` reads several files as
 one.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from dao.crystal import Crystal
+from dao.errors import InputError
 from dao.evaluation.csp import requests_for
 from dao.evaluation.matching import match_pairs
 from dao.evaluation.targets import Targets, find_data, load_targets
@@ -37,12 +39,14 @@ from dao.prediction.ranking import (
     same_crystals,
     with_energies,
     with_plausibilities,
+    with_symmetries,
 )
 from dao.prediction.sources import resolve_table
+from dao.prediction.symmetry_odds import SymmetryOdds
 from dao.progress import CountProgress
 from dao.property_model import PropertyPredictor
 from dao.sample_file import SampleFile
-from dao.weights import DEFAULT_PREDICTOR, resolve, shipped_plausibility
+from dao.weights import DEFAULT, DEFAULT_PREDICTOR, resolve, shipped_plausibility
 
 CRYSTAL = ("atomic_numbers", "frac_coords", "lattice")
 
@@ -111,10 +115,19 @@ class Lists:
         elif sources == "generator":
             found = [replace(one, space_group_share=None) for one in generated]
         else:
-            found = [replace(one, samples=0) for one in prototypes]
+            found = [replace(one, samples=0, log_symmetry=None) for one in prototypes]
         # matching does not depend on volumes, which are all that merging changes
         distances = [self.rms[int(str(one.crystal.material_id))] for one in found]
         return found, np.array([np.nan if rms is None else rms for rms in distances])
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What judges candidates; a generator without a symmetry prior has no say."""
+
+    predictor: Predictor
+    plausibility: PropertyPredictor
+    symmetry: SymmetryOdds | None
 
 
 def make(
@@ -122,7 +135,7 @@ def make(
     target: Crystal,
     samples: Sequence[Crystal],
     proposer: Proposer,
-    networks: tuple[Predictor, PropertyPredictor],
+    networks: Networks,
     *,
     proposals: int,
     exclude: bool,
@@ -137,7 +150,7 @@ def make(
     groups = same_crystals([one.crystal for one in every], distinct=len(own))
     every = with_space_group_shares(every, space_group_votes(proposer, cells, exclude_same_composition=exclude))
     every = judged(every, networks)
-    both = with_predicted_energies(merged(every[len(own) :], every[: len(own)], groups), networks[0])
+    both = with_predicted_energies(merged(every[len(own) :], every[: len(own)], groups), networks.predictor)
     pairs = [(i, 0) for i in range(len(every))]
     matches = match_pairs([one.crystal for one in every], [target], pairs, seconds=10.0)
     return {
@@ -153,10 +166,11 @@ def make(
     }
 
 
-def judged(candidates: Sequence[Candidate], networks: tuple[Predictor, PropertyPredictor]) -> list[Candidate]:
-    """With what the predictor and the plausibility network say of them."""
-    known = with_predicted_energies(candidates, networks[0])
-    return with_plausibilities(known, log_odds(networks[1], [one.crystal for one in known]))
+def judged(candidates: Sequence[Candidate], networks: Networks) -> list[Candidate]:
+    """With what the networks say of them."""
+    known = with_predicted_energies(candidates, networks.predictor)
+    known = with_plausibilities(known, log_odds(networks.plausibility, [one.crystal for one in known]))
+    return known if networks.symmetry is None else with_symmetries(known, networks.symmetry.log_probabilities(known))
 
 
 def with_predicted_energies(candidates: Sequence[Candidate], model: Predictor) -> list[Candidate]:
@@ -221,6 +235,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True, help="as dao evaluate csp was given")
     parser.add_argument("--table", required=True)
     parser.add_argument("--exclude-same-composition", action="store_true")
+    parser.add_argument("--generator", default=DEFAULT, help="weights that made the samples")
     parser.add_argument("--predictor", default=DEFAULT_PREDICTOR)
     parser.add_argument("--plausibility", type=Path, default=shipped_plausibility())
     parser.add_argument("--samples", type=int, default=20)
@@ -232,10 +247,13 @@ def main() -> None:
     part, parts = map(int, options.part.split("/"))
     targets = load_targets(find_data(options.data), split=options.split, count=options.count)
     samples, made_by = sampled(options.evaluation, targets, options.samples)
-    networks = (
+    networks = Networks(
         load_predictor(resolve(options.predictor), "cpu"),
         load_plausibility(options.plausibility, "cpu"),
+        SymmetryOdds.load(resolve(options.generator)),
     )
+    if networks.symmetry is not None and networks.symmetry.fingerprint != made_by["weights"]:
+        raise InputError(f"{options.evaluation}: its samples are not of {options.generator}")
     proposer = Proposer.load(resolve_table(options.table))
     full = {
         "samples": made_by,
@@ -244,8 +262,8 @@ def main() -> None:
         "prototypes": proposer.table.fingerprint,
         "proposals": options.proposals,
         "exclude same composition": options.exclude_same_composition,
-        "predictor": networks[0].fingerprint,
-        "plausibility": networks[1].fingerprint,
+        "predictor": networks.predictor.fingerprint,
+        "plausibility": networks.plausibility.fingerprint,
     }
     file = JsonLines(options.out, full, "lists")
     done = set(file.read(lambda line: int(line["row"])))

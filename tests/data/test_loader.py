@@ -80,3 +80,18 @@ def test_goes_on_in_the_middle_exactly(done: int) -> None:
         assert rows(one) == rows(other)
         assert torch.equal(one.frac_coords, other.frac_coords)
         assert one.atomic_numbers.shape == other.atomic_numbers.shape
+
+
+def test_of_two_descriptions_an_epoch_has_one_of_each_crystal() -> None:
+    loader = BucketLoader(PACKED, 5, 0, second_share=0.4)
+    assert (loader.num_crystals, loader.batches_per_epoch) == (25, 5)
+    batches, second = iter(loader), 0
+    for _ in range(40):
+        epoch = [row for batch in islice(batches, 5) for row in rows(batch)]
+        assert sorted(row % 25 for row in epoch) == list(range(25))
+        second += sum(row >= 25 for row in epoch)
+    assert 0.34 < second / 1000 < 0.46
+    resumed = BucketLoader(PACKED, 5, 0, second_share=0.4)
+    resumed.load_state_dict({"epoch": 1, "position": 2})
+    again = BucketLoader(PACKED, 5, 0, second_share=0.4)
+    assert rows(next(iter(resumed))) == rows(list(islice(iter(again), 8))[-1])

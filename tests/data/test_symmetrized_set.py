@@ -16,7 +16,7 @@ import dao.data.symmetrized as module
 from dao.crystal import Crystal, CrystalBatch
 from dao.data.labels import LABEL_SYMPREC
 from dao.data.store import PackedCrystals, pack_crystals
-from dao.data.symmetrized import pack_symmetric, symmetrized_set, without_symmetry
+from dao.data.symmetrized import pack_symmetric, symmetrized_set, with_freed, without_symmetry
 from dao.geometry.symmetrized import symmetrized
 from dao.geometry.wyckoff import site_table, wyckoff_index
 
@@ -184,3 +184,21 @@ def test_free_coordinates_can_be_told_from_a_batch() -> None:
     free = np.einsum("aij,aj->ai", np.linalg.pinv(table.maps[sites]), offset)
     wanted = [np.repeat(one.free_coords, [p.multiplicity for p in one.positions()], axis=0) for one in made]
     np.testing.assert_allclose(free, np.concatenate(wanted), atol=2e-6)
+
+
+def test_the_same_crystals_without_their_symmetry_come_after_them() -> None:
+    crystals = packed_toys()
+    symmetric = symmetrized_set(crystals)
+    both = with_freed(symmetric, crystals)
+    count = len(crystals)
+    assert len(both) == 2 * count
+    assert same(both.select(torch.arange(count)), symmetric)
+    freed = both.select(torch.arange(count, 2 * count))
+    assert freed.labels["space_group"].tolist() == [1] * count
+    assert freed.labels["energy"].tolist() == crystals.labels["energy"].tolist()
+    assert freed.columns["row"].tolist() == list(range(count))
+    assert freed.sites is not None
+    assert freed.sites.unique().tolist() == [site_table().first[wyckoff_index(1, "a")]]
+    for i in range(count):
+        assert freed.crystal(i).frac_coords.tolist() == crystals.crystal(i).frac_coords.tolist()
+        assert freed.crystal(i).atomic_numbers.tolist() == crystals.crystal(i).atomic_numbers.tolist()

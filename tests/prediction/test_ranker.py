@@ -18,7 +18,7 @@ from dao.errors import InputError
 from dao.prediction.judging import Judge, Judging
 from dao.prediction.proposals import merged
 from dao.prediction.ranker import SITUATIONS, Ranker, Weights, features, situation
-from dao.prediction.ranking import Candidate, rank_by_recurrence, with_energies
+from dao.prediction.ranking import Candidate, rank_by_recurrence, with_energies, with_symmetries
 
 VOLUMES = np.full(MAX_ATOMIC_NUMBER + 1, 20.0)
 
@@ -117,6 +117,17 @@ def test_features_say_what_they_mean() -> None:
     # a crystal resembles itself most
     assert known["like the nearest 0.02 0.15"][cscl] == known["like the nearest 0.02 0.15"].max()
     assert known["like the samples 0.15"][rocksalt] > known["like the samples 0.15"][zincblende]
+
+
+def test_probable_symmetries_are_told_from_others() -> None:
+    found = with_symmetries(generated(), [math.log(0.6), -math.inf, math.nan])
+    known = features(found, VOLUMES)
+    np.testing.assert_allclose(known["symmetry probability"], [0.6, 0.0, math.nan], atol=1e-9)
+    np.testing.assert_allclose(known["log share of symmetry probability"][0], 0.0, atol=1e-9)
+    assert known["log share of symmetry probability"][1] == pytest.approx(math.log(1e-10 / 0.6))
+    assert math.isnan(known["log share of symmetry probability"][2])
+    for one in ("symmetry probability", "log share of symmetry probability"):
+        assert np.isnan(features(generated(), VOLUMES)[one]).all()
 
 
 @pytest.mark.parametrize("kind", SITUATIONS)

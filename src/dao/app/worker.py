@@ -154,6 +154,7 @@ class JobPredictor:
         from dao.prediction.judging import Judging
         from dao.report.results import report_on
         from dao.stages import REPORT
+        from dao.weights import DEFAULT
 
         def sampled(done: float, total: int) -> None:
             # the last state has been reached; telling the same crystals apart, and their energies, come next
@@ -174,7 +175,10 @@ class JobPredictor:
             steps=self._made_with.steps,
             seed=task.seed,
             device=self._made_with.device,
-            judging=Judging(predictor=self._made_with.predictor),
+            judging=Judging(
+                predictor=self._made_with.predictor,
+                generator=(self._made_with.weights or DEFAULT) if self._sources().generator else None,
+            ),
             sources=self._sources(),
             progress=False,
             on_start=lambda: tell("sampling", 0.0, task.samples),

@@ -133,14 +133,18 @@ def csp(
     quiet: Quiet = False,
 ) -> int:
     """Crystal structure prediction: match rate, RMSE, METRe, ranked top-1, by size, beside published figures."""
+    from dao.weights import DEFAULT, resolve
+
     ks = parse_ks(k)
     if predictions is not None and (weights is not None or seeds > 1 or steps is not None or precision is not None):
         raise InputError("--predictions is scored as it is: leave out --weights, --seeds, --steps and --precision")
     if predictions is not None and guidance != 0:
         raise InputError("--predictions is scored as it is: leave out --guidance")
     check_device(device)
-    judging = judging_options(predictor, guidance, target, rank)
     chosen = sources_option(sources, table, supplement=False, exclude_same_composition=exclude_same_composition)
+    samples_own = chosen.generator and predictions is None
+    generator = resolve(DEFAULT if weights is None else weights) if samples_own else None
+    judging = judging_options(predictor, guidance, target, rank, generator=generator)
     if predictions is not None and chosen.table is not None:
         raise InputError("--predictions is scored as it is: leave out --sources")
     check_sources(chosen, weights, seeds, guidance)

@@ -206,8 +206,15 @@ def check_device(device: str) -> None:
         raise InputError(f"--device {device!r}: use auto, cpu, cuda or cuda:N")
 
 
-def judging_options(predictor: str | None, guidance: float, target: float | None, rank: RankName | None) -> Judging:
-    """The predictor and what it is for, its weights found but not loaded.
+def judging_options(
+    predictor: str | None,
+    guidance: float,
+    target: float | None,
+    rank: RankName | None,
+    *,
+    generator: Path | str | None = None,
+) -> Judging:
+    """The predictor and what it is for, its weights found but not loaded; ``generator`` are those of the samples.
 
     Raises:
         InputError: no such weights, numbers that are not finite, or what is asked needs weights or a strength.
@@ -217,7 +224,7 @@ def judging_options(predictor: str | None, guidance: float, target: float | None
 
     if not math.isfinite(guidance) or not math.isfinite(target or 0.0):
         raise InputError("--guidance and --target must be finite numbers")
-    judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, generator=generator, rank=rank)
     return replace(judging, predictor=judging.source())
 
 

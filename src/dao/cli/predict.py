@@ -153,8 +153,8 @@ def predict(
     wider = {one: prototype_cells(cells, one, max_atoms) for one in compositions}
     check_device(device)
     printed, formats = format_options(output, write)
-    judging = judging_options(predictor, guidance, target, rank)
     chosen = sources_option(sources, table)
+    judging = judging_options(predictor, guidance, target, rank, generator=trained_on if chosen.generator else None)
     relaxing = relaxing_option(relax, relax_top)
     check_out_folder(out)
     if report:

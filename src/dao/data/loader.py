@@ -21,6 +21,9 @@ class BucketLoader:
 
     Each epoch draws one permutation, sorts it by size within windows of ``window`` batches and cuts it into batches,
     which come in random order. Batches are padded to a multiple of ``pad_multiple`` atoms, so there are few shapes.
+
+    With a ``second_share`` the crystals are there twice, described otherwise in the second half: an epoch sees each of
+    them once, that share of them by its second description.
     """
 
     crystals: PackedCrystals
@@ -28,24 +31,32 @@ class BucketLoader:
     seed: int
     window: int = 8
     pad_multiple: int = 2
+    second_share: float = 0.0
     epoch: int = 0
     position: int = 0
     """Next batch of the epoch."""
 
     def __post_init__(self) -> None:
         """Precompute what every epoch needs."""
-        self.batch_size = min(self.batch_size, len(self.crystals))
+        self.batch_size = min(self.batch_size, self.num_crystals)
         self._sizes = self.crystals.num_atoms.cpu()
         self._order: list[Tensor] | None = None
 
     @property
+    def num_crystals(self) -> int:
+        """Crystals in an epoch."""
+        return len(self.crystals) // 2 if self.second_share else len(self.crystals)
+
+    @property
     def batches_per_epoch(self) -> int:
         """Full batches; the remainder of a permutation waits for another epoch's."""
-        return len(self.crystals) // self.batch_size
+        return self.num_crystals // self.batch_size
 
     def _epoch_batches(self) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.crystals), generator=generator)[: self.batches_per_epoch * self.batch_size]
+        order = torch.randperm(self.num_crystals, generator=generator)[: self.batches_per_epoch * self.batch_size]
+        if self.second_share:
+            order = order + self.num_crystals * (torch.rand(len(order), generator=generator) < self.second_share)
         batches: list[Tensor] = []
         for piece in order.split(self.window * self.batch_size):
             batches += piece[self._sizes[piece].argsort(stable=True)].split(self.batch_size)

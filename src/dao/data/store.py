@@ -147,19 +147,27 @@ def pack_crystals(crystals: Iterable[Crystal], columns: Sequence[str] = ()) -> P
 
 
 def joined(first: PackedCrystals, second: PackedCrystals) -> PackedCrystals:
-    """Both, one after the other, with the labels that both have and without columns or sites."""
+    """Both, one after the other, with the labels, columns and sites that both have."""
+    sites = None
+    if first.sites is not None and second.sites is not None:
+        sites = torch.cat([first.sites, second.sites])
     return PackedCrystals(
         atomic_numbers=torch.cat([first.atomic_numbers, second.atomic_numbers]),
         frac_coords=torch.cat([first.frac_coords, second.frac_coords]),
         lattice=torch.cat([first.lattice, second.lattice]),
         offsets=torch.cat([first.offsets, second.offsets[1:] + first.offsets[-1]]),
         ids=(*first.ids, *second.ids),
-        columns={},
+        columns={
+            name: np.concatenate([values, second.columns[name]])
+            for name, values in first.columns.items()
+            if name in second.columns
+        },
         labels={
             name: torch.cat([values, second.labels[name]])
             for name, values in first.labels.items()
             if name in second.labels
         },
+        sites=sites,
     )
 
 

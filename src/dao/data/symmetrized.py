@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dao.crystal import Crystal
 from dao.data.labels import LABEL_SYMPREC
-from dao.data.store import PackedCrystals
+from dao.data.store import PackedCrystals, joined
 from dao.errors import InputError
 from dao.geometry.symmetrized import SymmetricCrystal, symmetrized
 from dao.geometry.wyckoff import orbit_sites, primitive_cell
@@ -72,6 +72,23 @@ def without_symmetry(crystal: Crystal) -> SymmetricCrystal:
     order = np.argsort(crystal.atomic_numbers, kind="stable")
     orbits = tuple((int(number), "a") for number in crystal.atomic_numbers[order])
     return SymmetricCrystal(1, orbits, crystal.frac_coords[order], crystal.lattice)
+
+
+def with_freed(symmetric: PackedCrystals, crystals: PackedCrystals) -> PackedCrystals:
+    """The symmetrised set, followed by the same crystals as they stood, every atom free in space group 1.
+
+    Args:
+        symmetric: of :func:`symmetrized_set`.
+        crystals: that it was made of.
+
+    """
+    site = int(orbit_sites(1, ["a"])[0])
+    free = replace(
+        crystals,
+        labels={**crystals.labels, SPACE_GROUP: torch.ones_like(symmetric.labels[SPACE_GROUP])},
+        sites=torch.full_like(crystals.atomic_numbers, site, dtype=torch.int32),
+    )
+    return joined(symmetric, free)
 
 
 def pack_symmetric(described: Iterable[SymmetricCrystal], crystals: PackedCrystals) -> PackedCrystals:

@@ -71,6 +71,8 @@ class Ranking:
             made_by["ranker"] = self._judge.learned.fingerprint
         if self._judge is not None and self._judge.plausibility is not None:
             made_by["plausibility"] = self._judge.plausibility.fingerprint
+        if self._judge is not None and self._judge.symmetry is not None:
+            made_by["symmetry prior"] = self._judge.symmetry.fingerprint
         self._file = JsonLines(path, made_by, "ranked candidates")
         self.done: dict[int, float | None] = dict(
             self._file.read(lambda line: (int(line[0]), None if line[1] is None else float(line[1])))

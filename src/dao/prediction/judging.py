@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dao.models import Predictor
     from dao.prediction.ranker import Ranker
     from dao.prediction.ranking import Candidate
+    from dao.prediction.symmetry_odds import SymmetryOdds
     from dao.processes.guidance import Guidance
     from dao.property_model import PropertyPredictor
 
@@ -37,6 +38,8 @@ class Judging:
         guidance: strength by which samples are drawn to low energy, 0: not at all. With a predictor of another property
             to low values of it, and to high ones if negative.
         target: draw samples to this value of the property instead.
+        generator: weights whose symmetry prior, if they have one, says how probable symmetries are, where the learned
+            ranker ranks; None: nothing does.
         rank: candidates as :data:`Rank` says; None: by the learned ranker where it ships, else by both where there is
             a predictor.
 
@@ -45,6 +48,7 @@ class Judging:
     predictor: Path | str | None = None
     guidance: float = 0.0
     target: float | None = None
+    generator: Path | str | None = None
     rank: Rank | None = None
 
     def source(self) -> Path | str | None:
@@ -71,21 +75,37 @@ class Judging:
 
         """
         source = self.source()
-        ranker = self._ranker()
-        without: Rank = "recurrence" if ranker is None else "learned"
+        learned = self._ranker()
+        judge = Judge()
+        if learned is not None:
+            judge = Judge(
+                order="learned", learned=learned, plausibility=_plausibility(device), symmetry=self._symmetry()
+            )
         if source is None:
-            return Judge(order=without, learned=ranker, plausibility=_plausibility(ranker, device))
+            return judge
         from dao.objectives import property_guidance
         from dao.prediction.energies import load_predictor
 
         model = load_predictor(source, device)
-        guidance = property_guidance(model, self.guidance, self.target)
+        judge = replace(judge, guidance=property_guidance(model, self.guidance, self.target))
         if model.config.label == ENERGY:
-            order = self.rank or ("both" if ranker is None else "learned")
-            return Judge(guidance, model, order, ranker, _plausibility(ranker, device))
+            return replace(judge, ranker=model, order=self.rank or ("both" if learned is None else "learned"))
         if self.rank in ("energy", "both"):
             raise InputError(f"{source}: predicts {model.config.label}, and ranking by energy needs {ENERGY}")
-        return Judge(guidance, order=without, learned=ranker, plausibility=_plausibility(ranker, device))
+        return judge
+
+    def _symmetry(self) -> SymmetryOdds | None:
+        """The generator's prior, if any.
+
+        Raises:
+            InputError: no such weights.
+
+        """
+        if self.generator is None:
+            return None
+        from dao.prediction.symmetry_odds import SymmetryOdds
+
+        return SymmetryOdds.load(self.generator)
 
     def _ranker(self) -> Ranker | None:
         """The learned ranker, where it is what ranks.
@@ -117,10 +137,10 @@ class Judging:
         return None if order == "recurrence" else replace(alone, rank=order)
 
 
-def _plausibility(ranker: Ranker | None, device: str) -> PropertyPredictor | None:
-    """What else the learned ranker asks, where it ranks and that ships."""
+def _plausibility(device: str) -> PropertyPredictor | None:
+    """What else the learned ranker asks, where that ships."""
     path = shipped_plausibility()
-    if ranker is None or path is None:
+    if path is None:
         return None
     from dao.prediction.plausibility import load_plausibility
 
@@ -137,6 +157,7 @@ class Judge:
         order: what candidates are ranked by.
         learned: what ranks in the order "learned", with or without energies.
         plausibility: network that it asks of structures, if any.
+        symmetry: what it asks of their symmetries, if anything.
 
     """
 
@@ -145,6 +166,7 @@ class Judge:
     order: Rank = "recurrence"
     learned: Ranker | None = None
     plausibility: PropertyPredictor | None = None
+    symmetry: SymmetryOdds | None = None
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one composition, ranked by recurrence, with their energies and perhaps in another order."""
@@ -163,6 +185,10 @@ class Judge:
 
             crystals = [scaled(one.crystal, one.judged_volume or one.volume_per_atom) for one in known]
             known = with_plausibilities(known, log_odds(self.plausibility, crystals))
+        if self.symmetry is not None:
+            from dao.prediction.ranking import with_symmetries
+
+            known = with_symmetries(known, self.symmetry.log_probabilities(known))
         if self.learned is not None:
             return self.learned.rank(known)
         if self.ranker is None or self.order == "recurrence":
@@ -179,6 +205,8 @@ class Judge:
             )
             if self.plausibility is not None:
                 energies += f", plausibility ({self.plausibility.fingerprint})"
+            if self.symmetry is not None:
+                energies += f", symmetry prior ({self.symmetry.fingerprint})"
             return f"learned ranker ({self.learned.fingerprint}){energies}"
         if self.ranker is None or self.order == "recurrence":
             return "recurrence"

@@ -138,7 +138,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     trained = largest_trained_cell(DEFAULT if weights is None else weights)
     units = parse_cells(cells, composition, max_atoms, trained=trained)
     chosen = choose_sources(sources, table)
-    judging = Judging(predictor=predictor, guidance=guidance, target=target, rank=rank)
+    generator = (DEFAULT if weights is None else weights) if chosen.generator else None
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, generator=generator, rank=rank)
     relaxing = None if relax is None else Relaxing(potential=relax, top=relax_top)
     walker = Walker.load(chosen, judging, device, relaxing)
     wider = prototype_cells(cells, composition, max_atoms)

@@ -1,7 +1,8 @@
 """The learned ranker: how likely is each candidate of a composition to be the known crystal?
 
 A linear model reads what is known of a candidate: how often it was found, how near its prototype is and what crystals
-of like elements say, how plausible its structure is, its energy, volume and symmetry, how much it resembles the others.
+of like elements say, how plausible its structure and how probable its symmetry is, its energy and volume, how much it
+resembles the others.
 A softmax over the list turns scores into shares, which order it; a logistic model of share and list turns these into
 probabilities, which are shown as the candidates' confidence and have the same order. There is one set of weights for
 each situation (samples, prototypes or both; with or without what networks say), so that whatever there is is ranked by
@@ -52,6 +53,9 @@ OF_ALL = (
 
 SUREST = 1000.0
 """Odds of the surest candidate against all others."""
+
+TINY = 1e-10
+"""Probability of a symmetry below which it does not matter how small it is."""
 
 SAME_SCORE = 6
 """Decimals to which scores are compared: rounding must not decide a rank."""
@@ -106,10 +110,15 @@ def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[st
     usual = float(weights @ volume / weights.sum()) if weights.sum() > 0 else float(np.median(volume))
     plausibility = _column(candidates, lambda one: one.plausibility)
     odds = plausibility - _highest(plausibility)
+    symmetry = np.maximum(_column(candidates, lambda one: one.log_symmetry), math.log(TINY))
     own = {
         "plausibility below highest": np.clip(odds, -20.0, 0.0),
         "log share of plausibility": np.clip(odds - np.log(np.nansum(np.exp(odds)) or 1.0), -20.0, 0.0),
         "most plausible": np.where(np.isfinite(odds), odds == 0.0, math.nan),
+        "symmetry probability": np.exp(symmetry),
+        "log share of symmetry probability": np.clip(
+            symmetry - math.log(max(float(np.nansum(np.exp(symmetry))), TINY)), math.log(TINY), 0.0
+        ),
         "in both": kinds["proposed"] * samples["found"],
         "log votes for space group": np.log(_column(candidates, lambda one: one.space_group_share) + 1e-3),
         "energy": np.clip(energy, -0.2, 1.0),

@@ -98,6 +98,9 @@ class Candidate:
     its fellow candidates share; None where no such network was asked."""
     judged_volume: float | None = None
     """Volume (A^3 per atom) at which its plausibility is judged, where that is not the one it is shown at."""
+    log_symmetry: float | None = None
+    """Log probability of its space group and Wyckoff positions given its composition, by the generator's prior
+    (:mod:`dao.prediction.symmetry_odds`); None where no such prior was asked, NaN where it has no answer."""
     prototype: str | None = None
     """The known crystal whose kind it has, as a formula; None where no such kind is known."""
     energy: float | None = None
@@ -317,6 +320,11 @@ def with_plausibilities(candidates: Sequence[Candidate], log_odds: Sequence[floa
         replace(one, plausibility=odds if math.isfinite(odds) else math.nan)
         for one, odds in zip(candidates, log_odds, strict=True)
     ]
+
+
+def with_symmetries(candidates: Sequence[Candidate], log_probabilities: Sequence[float]) -> list[Candidate]:
+    """The candidates with the log probabilities of their symmetries; NaN and minus infinity stay what they are."""
+    return [replace(one, log_symmetry=said) for one, said in zip(candidates, log_probabilities, strict=True)]
 
 
 def rank_by_energy(candidates: Sequence[Candidate], count_weight: float = 0.0) -> list[Candidate]:

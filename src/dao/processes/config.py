@@ -64,6 +64,10 @@ class SamplerSettings:
     space_group_temperature: float = 1.0
     """Samples share out space groups in proportion to softmax(logits / temperature), the likeliest first."""
 
+    free_share: float = 0.0
+    """Share of a composition's samples that no symmetry is handed to: every atom is free in space group 1. For networks
+    that were trained so, too (``data.free_share`` of a recipe): what the symmetry prior does not think of is found."""
+
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
     this many walks a sample."""
@@ -80,6 +84,8 @@ class SamplerSettings:
             raise InputError(f"sampler attempts must be at least 1, got {self.attempts}")
         if self.space_group_temperature <= 0:
             raise InputError("sampler space_group_temperature must be positive")
+        if not 0.0 <= self.free_share <= 1.0:
+            raise InputError(f"sampler free_share must be in [0, 1], got {self.free_share:g}")
         if self.corrector_step < 0:
             raise InputError(f"sampler corrector_step must not be negative, got {self.corrector_step:g}")
 

@@ -39,6 +39,9 @@ class DataRecipe(_Section):
     """File that holds the validation split, looked for beside the training data; None (``none``): the training data's
     own split."""
     max_atoms: int = Field(default=20, ge=1)
+    free_share: float = Field(default=0.0, ge=0, lt=1)
+    """For a symmetric process: share of the training crystals that are shown without their symmetry, every atom free in
+    space group 1, so that samples of that group can be crystals whose symmetry is not known beforehand."""
 
 
 class OptimizerRecipe(_Section):
@@ -128,6 +131,10 @@ class Recipe(_CrystalRecipe):
         check_sampler(self.process, self.sampler)
         if (self.process.kind == "symmetric_flow") != self.network.wyckoff_positions:
             raise InputError("process symmetric_flow and network wyckoff_positions need each other")
+        if self.data.free_share and self.process.kind != "symmetric_flow":
+            raise InputError(
+                "data.free_share: only process symmetric_flow keeps a symmetry to show crystals without"
+            )
         return self
 
 

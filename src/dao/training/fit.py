@@ -195,6 +195,8 @@ class _Run:
         self.recipe, self.task, self.device, self.out, self.data, self.tell = recipe, task, device, out, data, tell
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
+        # sharp attention makes numbers below 1e-38, each of which costs a CPU a hundred cycles (docs/experiments.md)
+        torch.set_flush_denormal(True)
         training_set = task.prepare(training_set, out, tell)
         torch.manual_seed(recipe.seed)
         self.model: CrystalModel
@@ -204,7 +206,9 @@ class _Run:
         groups, self.rates = zip(*task.parameter_groups(self.model), strict=True)
         self.optimizer = make_optimizer(groups, recipe.optimizer)
         self.average = ExponentialAverage(self.model, recipe.optimizer.ema_decay)
-        self.loader = BucketLoader(training_set.to(device), recipe.batch_size, recipe.seed)
+        self.loader = BucketLoader(
+            training_set.to(device), recipe.batch_size, recipe.seed, second_share=recipe.data.free_share
+        )
         self.batches = iter(self.loader)
         self.noise = TrainingNoise(self.loader.batch_size, torch.Generator(device).manual_seed(recipe.seed), device)
         self.progress = Progress()
@@ -274,9 +278,9 @@ class _Run:
         record = {
             "recipe": self.recipe.model_dump(mode="json"),
             "pretraining": self.pretraining,
-            "data": f"{self.data.name}, {self._split()}{len(self.loader.crystals)} crystals",
+            "data": f"{self.data.name}, {self._split()}{self.loader.num_crystals} crystals",
             "crystals_seen": state.crystals,
-            "epochs": round(state.crystals / len(self.loader.crystals), 2),
+            "epochs": round(state.crystals / self.loader.num_crystals, 2),
             "steps": state.step,
             "hours": round(state.seconds / 3600, 3),
             "cpu_hours": round(state.cpu_seconds / 3600, 6),

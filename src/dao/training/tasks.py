@@ -16,7 +16,7 @@ from torch import nn
 from dao.crystal import CrystalBatch
 from dao.data.labels import cell_frequencies, space_group_labels
 from dao.data.store import PackedCrystals
-from dao.data.symmetrized import symmetrized_set
+from dao.data.symmetrized import symmetrized_set, with_freed
 from dao.errors import InputError
 from dao.model_config import GeneratorConfig, PredictorConfig
 from dao.models import CrystalModel, Generator, Predictor
@@ -105,7 +105,8 @@ class GeneratorTask(Task[Generator]):
     def prepare(self, training_set: PackedCrystals, out: Path, tell: Callable[[str], None]) -> PackedCrystals:
         """Symmetrise, or find space groups, where the recipe needs either."""
         if self.recipe.process.kind == "symmetric_flow":
-            return symmetrized_set(training_set, out / SYMMETRIZED, tell)
+            symmetric = symmetrized_set(training_set, out / SYMMETRIZED, tell)
+            return with_freed(symmetric, training_set) if self.recipe.data.free_share else symmetric
         if self.recipe.network.space_groups:
             return replace(training_set, labels={"space_group": space_group_labels(training_set)})
         return training_set

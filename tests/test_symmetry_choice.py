@@ -1,0 +1,62 @@
+"""Which samples get which symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from symmetric_toys import tiny_symmetric_generator
+
+import dao.symmetry_choice
+from dao.geometry.wyckoff import site_table
+from dao.networks.symmetry_search import SymmetryProposal
+from dao.processes.config import SamplerSettings
+from dao.sampling import SampleRequest
+from dao.symmetry_choice import SymmetryChoice
+
+NUMBERS = (8, 8, 14)
+PROPOSED = [SymmetryProposal(164, ((8, "d"), (14, "a")), 0.6), SymmetryProposal(12, ((8, "i"), (14, "a")), 0.4)]
+
+
+@pytest.fixture(autouse=True)
+def _proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def propose(_model: Any, compositions: Sequence[Any], *_: Any, **__: Any) -> list[list[SymmetryProposal]]:
+        return [PROPOSED for _ in compositions]
+
+    monkeypatch.setattr(dao.symmetry_choice, "propose", propose)
+
+
+def groups(free_share: float, requests: Sequence[SampleRequest]) -> list[int]:
+    model = tiny_symmetric_generator()
+    model.symmetry_prior = torch.nn.Identity()  # type: ignore[assignment]
+    choice = SymmetryChoice(model, SamplerSettings(free_share=free_share))
+    symmetry = choice.of_batch(requests, len(NUMBERS))
+    assert symmetry is not None
+    free = choice._chosen(requests[0])[0] == 1
+    if free:
+        assert symmetry.maps.shape[1] == len(NUMBERS)
+    return [choice._chosen(one)[0] for one in requests]
+
+
+def test_without_a_free_share_all_samples_get_a_proposal() -> None:
+    found = groups(0.0, [SampleRequest(NUMBERS, i) for i in range(5)])
+    assert found == [164, 12, 164, 12, 164]
+
+
+def test_a_share_of_samples_is_free_and_the_others_share_the_proposals_as_before() -> None:
+    found = groups(0.3, [SampleRequest(NUMBERS, i) for i in range(10)])
+    assert [i for i, group in enumerate(found) if group == 1] == [3, 6, 9]
+    assert [group for group in found if group != 1] == groups(0.0, [SampleRequest(NUMBERS, i) for i in range(7)])
+
+
+def test_free_samples_have_every_atom_on_the_general_position() -> None:
+    choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(free_share=1.0))
+    assert choice._chosen(SampleRequest(NUMBERS, 0)) == (1, ((8, "a"), (8, "a"), (14, "a")))
+    assert site_table().first[1] >= 0
+
+
+def test_a_space_group_that_is_asked_for_is_given() -> None:
+    found = groups(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(3)])
+    assert 1 not in found
