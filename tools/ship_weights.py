@@ -6,9 +6,10 @@ Run: python tools/ship_weights.py RUN/last NAME [--symmetry PRIOR/last] [--steps
 Writes src/dao/weights/NAME/{model.safetensors (bfloat16 parameters), config.json}; the model card beside them is
 written by hand, because its figures are measured on what ships, after this. A NAME with a slash is a folder anywhere.
 ``--symmetry`` gives a symmetric flow the prior (and its memory) that it samples by: the flow's training does not
-depend on it, so both can be trained at the same time. ``--calibrate`` fits the factor of a predictor's expected errors
-on the validation splits of those files: crystals it was trained on are known too well to say how far off it is
-elsewhere.
+depend on it, so both can be trained at the same time. ``--further-memory`` lets that prior ask another one's memory,
+too. ``--free-share`` and ``--temperature`` say how samples share out symmetries. ``--calibrate`` fits the factor of a
+predictor's expected errors on the validation splits of those files: crystals it was trained on are known too well to
+say how far off it is elsewhere.
 """
 
 from __future__ import annotations
@@ -59,12 +60,21 @@ def calibrated(model: Predictor, files: list[Path]) -> Predictor:
     return model
 
 
-def for_sampling(model: Generator, symmetry: Path | None, steps: int | None) -> Generator:
-    """The generator with its prior and the number of steps that it ships with."""
-    if symmetry is not None:
-        model = with_prior(model, symmetry)
-    if steps is not None:
-        model.config = replace(model.config, sampler=model.config.sampler.updated(steps=steps))
+def for_sampling(model: Generator, options: argparse.Namespace) -> Generator:
+    """The generator with its prior and the settings of the sampler that it ships with."""
+    if options.symmetry is not None:
+        model = with_prior(model, options.symmetry)
+    if options.further_memory is not None:
+        if model.symmetry_memory is None:
+            raise InputError("a further memory needs a prior that has one")
+        further = load_symmetry(options.further_memory)[1]
+        model.symmetry_memory = replace(model.symmetry_memory, further=replace(further, further=None))
+    changes = {
+        "steps": options.steps,
+        "free_share": options.free_share,
+        "space_group_temperature": options.temperature,
+    }
+    model.config = replace(model.config, sampler=model.config.sampler.updated(**changes))
     return model
 
 
@@ -74,6 +84,9 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("name")
     parser.add_argument("--symmetry", type=Path, help="folder of a trained symmetry prior")
+    parser.add_argument("--further-memory", type=Path, help="folder of weights whose prior's memory is asked besides")
+    parser.add_argument("--free-share", type=float, help="of the samples, that no symmetry is handed to")
+    parser.add_argument("--temperature", type=float, help="at which samples share out symmetries")
     parser.add_argument("--steps", type=int, help="steps of the sampler, where other than in training")
     parser.add_argument("--float32", action="store_true", help="parameters as they were trained")
     parser.add_argument("--calibrate", type=Path, action="append", default=[], help="file with a validation split")
@@ -81,10 +94,11 @@ def main() -> None:
     model = MODELS[read_config(options.source).model].load(options.source)
     if isinstance(model, Generator) and options.calibrate:
         parser.error("--calibrate is for predictors")
-    if isinstance(model, Predictor) and (options.symmetry or options.steps):
-        parser.error("--symmetry and --steps are for generators")
+    of_generators = (options.symmetry, options.further_memory, options.free_share, options.temperature, options.steps)
+    if isinstance(model, Predictor) and any(one is not None for one in of_generators):
+        parser.error("--symmetry, --further-memory, --free-share, --temperature and --steps are for generators")
     if isinstance(model, Generator):
-        model = for_sampling(model, options.symmetry, options.steps)
+        model = for_sampling(model, options)
     elif isinstance(model, Predictor) and options.calibrate:
         model = calibrated(model, options.calibrate)
         print(f"expected errors times {model.config.error_factor:.3f}")

@@ -82,6 +82,9 @@ class PredictorConfig(ModelConfig):
             raise InputError(f"predictor beta must be positive, got {self.beta:g}")
 
 
+PLAUSIBILITY = "plausibility"
+"""Label of the network that says how plausible structures are (:mod:`dao.prediction.plausibility`)."""
+
 Scale = Literal["linear", "log10"]
 """How a property is standardised and learned: as it is, or its decadic logarithm."""
 

@@ -15,7 +15,7 @@ Shapes: B crystals, N atoms (padded), M steps of history, D = 3 N + 9 variables.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,15 +23,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dao.batching import batches
 from dao.crystal import Crystal, CrystalBatch
 from dao.errors import InputError
 from dao.geometry.cells import min_distance
 from dao.geometry.symmetric_moves import SymmetricMoves
 from dao.geometry.torus import wrap
 from dao.potential import Potential
-
-ATOMS_PER_BATCH = 4096
-"""Padded atoms relaxed at a time, unless a batch size is given."""
 
 STIFFNESS = 10.0
 """Curvature (eV/A^2) taken for granted before the first step has shown one."""
@@ -133,19 +131,6 @@ def relax(
         if on_batch is not None:
             on_batch(made)
     return [done[i] for i in range(len(crystals))]
-
-
-def batches(crystals: Sequence[Crystal], batch_size: int | None) -> Iterator[list[int]]:
-    """Places of crystals, those of like sizes together, ``batch_size`` or about ``ATOMS_PER_BATCH`` atoms at a time."""
-    batch: list[int] = []
-    for i in sorted(range(len(crystals)), key=lambda i: crystals[i].num_atoms):
-        size = crystals[i].num_atoms
-        if batch and (len(batch) == batch_size or (batch_size is None and (len(batch) + 1) * size > ATOMS_PER_BATCH)):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,3 +96,19 @@ def test_nonsense_is_refused(
     with pytest.raises(InputError, match=f"^symmetry memory: .*{message}") as error:
         SymmetryMemory.from_tensors(tensors | ({name: change(value)} if change else {}))
     assert "\n" not in str(error.value)
+
+
+def test_a_further_memory_is_kept_beside(memory: SymmetryMemory) -> None:
+    other = SymmetryMemory.build([ROCK_SALT], 2.0 * memory.distances)
+    both = replace(memory, further=other)
+    assert memory.parts() == (memory,)
+    assert both.parts() == (both, other)
+    assert both.neighbours({12: 1, 16: 1}) == memory.neighbours({12: 1, 16: 1})
+    read = SymmetryMemory.from_tensors(both.to_tensors())
+    assert len(read.parts()) == 2
+    for part, before in zip(read.parts(), both.parts(), strict=True):
+        assert part.neighbours({12: 1, 16: 1}) == before.neighbours({12: 1, 16: 1})
+    broken = both.to_tensors()
+    del broken["further.offsets"]
+    with pytest.raises(InputError, match="'offsets' is missing"):
+        SymmetryMemory.from_tensors(broken)

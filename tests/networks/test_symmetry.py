@@ -72,6 +72,25 @@ def test_a_share_of_the_proposals_is_made_without_memory(model: SymmetryPrior, m
     assert propose(half, [composition], 5) == propose(model, [composition], 5)
 
 
+def test_each_part_of_a_memory_has_an_equal_share(model: SymmetryPrior, memory: SymmetryMemory) -> None:
+    composition = {11: 1, 35: 1}
+    other = SymmetryMemory.build([SymmetryLabel(221, ((11, "a"), (53, "b")))], memory.distances)
+    half = SymmetryPrior(replace(model.config, unaided_share=0.2)).eval()
+    half.load_state_dict(model.state_dict())
+    every, first, second, unaided = (
+        {(one.space_group, one.orbits): one.probability for one in propose(some, [composition], 10_000, known)[0]}
+        for some, known in (
+            (half, replace(memory, further=other)),
+            (model, memory),
+            (model, other),
+            (model, None),
+        )
+    )
+    assert any(first[key] != pytest.approx(second[key], rel=1e-2) for key in first)
+    for key, probability in every.items():
+        assert probability == pytest.approx(0.4 * first[key] + 0.4 * second[key] + 0.2 * unaided[key])
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_search_and_teacher_forcing_agree(model: SymmetryPrior, memory: SymmetryMemory, *, known: bool) -> None:
     compositions = [label.composition() for label in LABELS]

@@ -14,9 +14,9 @@ from dao import weights
 from dao.constants import MAX_ATOMIC_NUMBER
 from dao.data.store import pack_crystals
 from dao.errors import InputError
-from dao.model_config import PropertyConfig
+from dao.model_config import PLAUSIBILITY, PropertyConfig
 from dao.prediction.judging import Judge, Judging
-from dao.prediction.plausibility import LABEL, load_plausibility, log_odds
+from dao.prediction.plausibility import load_plausibility, log_odds
 from dao.prediction.ranker import SITUATIONS, Ranker, Weights, features
 from dao.prediction.ranking import Candidate, rank_by_recurrence, with_plausibilities
 from dao.property_model import PropertyPredictor
@@ -24,7 +24,7 @@ from dao.property_model import PropertyPredictor
 VOLUMES = np.full(MAX_ATOMIC_NUMBER + 1, 20.0)
 
 
-def network(label: str = LABEL) -> PropertyPredictor:
+def network(label: str = PLAUSIBILITY) -> PropertyPredictor:
     """Tiny, with weights that know nothing."""
     config = tiny_predictor().config
     model = PropertyPredictor(PropertyConfig(label=label, network=config.network, process=config.process)).eval()
@@ -61,7 +61,7 @@ def test_only_weights_of_this_kind_are_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="predicts bulk_modulus, and plausibility is needed"):
         load_plausibility(tmp_path / "modulus", "cpu")
     network().save(tmp_path / "own")
-    assert load_plausibility(tmp_path / "own", "cpu").config.label == LABEL
+    assert load_plausibility(tmp_path / "own", "cpu").config.label == PLAUSIBILITY
 
 
 def test_features_are_shares_of_the_list() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_what_is_no_crystal_has_no_probability(odds: SymmetryOdds) -> None:
     assert all(map(math.isnan, odds.log_probabilities([collapsed])))
 
 
-def test_a_generator_without_a_prior_says_nothing(tmp_path: pytest.TempPathFactory) -> None:
+def test_a_generator_without_a_prior_says_nothing(tmp_path: Path) -> None:
     tiny_generator().save(tmp_path)
     assert SymmetryOdds.load(tmp_path) is None
     judge = Judging(generator=tmp_path).load("cpu")

@@ -11,7 +11,7 @@ count, W ways to exchange, E = 95 elements.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import islice, permutations, product
 
@@ -36,6 +36,10 @@ COUNT_POWER = 1.0 / 3.0
 """Learned on leave-one-out votes of MP-20 train, where 0.24 to 0.34 came out: a few atoms decide as much as many."""
 
 
+FURTHER = "further."
+"""Beginning of the names of a further memory's tensors."""
+
+
 @dataclass(frozen=True, eq=False)
 class SymmetryMemory:
     """Labels of known crystals, ready for :meth:`neighbours`.
@@ -43,6 +47,7 @@ class SymmetryMemory:
     Attributes:
         labels: of the known crystals.
         distances: (E, E) between elements, by atomic number.
+        further: of another set of crystals, to be asked besides: in one set alone, what is near may be crowded out.
 
     """
 
@@ -50,6 +55,11 @@ class SymmetryMemory:
     distances: Floats
     _groups: dict[tuple[int, ...], tuple[Integers, Integers]] = field(repr=False)
     """By counts: (G,) rows of the labels and (G, S) elements."""
+    further: SymmetryMemory | None = None
+
+    def parts(self) -> tuple[SymmetryMemory, ...]:
+        """Itself and what it is to be asked with."""
+        return (self,) if self.further is None else (self, *self.further.parts())
 
     @classmethod
     def build(cls, labels: Sequence[SymmetryLabel], distances: Floats) -> SymmetryMemory:
@@ -105,10 +115,12 @@ class SymmetryMemory:
 
         Returns:
             ``space_groups`` (M,) uint8; ``offsets`` (M + 1,) int32 into the orbits, whose ``elements`` (N,) uint8 are
-            atomic numbers and ``positions`` (N,) uint8 indices in the group (0 = a); ``distances`` (E, E) float32.
+            atomic numbers and ``positions`` (N,) uint8 indices in the group (0 = a); ``distances`` (E, E) float32. The
+            names of those of a further memory begin with :data:`FURTHER`.
 
         """
-        return dict(self._tensors)
+        further = {} if self.further is None else self.further.to_tensors()
+        return self._tensors | {FURTHER + name: value for name, value in further.items()}
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -131,6 +143,10 @@ class SymmetryMemory:
             InputError: tensors missing, of another type or shape, or with values that describe no assignments.
 
         """
+        own = {name: value for name, value in tensors.items() if not name.startswith(FURTHER)}
+        if len(own) < len(tensors):
+            rest = {name.removeprefix(FURTHER): value for name, value in tensors.items() if name.startswith(FURTHER)}
+            return replace(cls.from_tensors(own), further=cls.from_tensors(rest))
         _check_types(tensors)
         groups, offsets, elements, positions = (
             tensors[name].numpy().astype(np.int64) for name in ("space_groups", "offsets", "elements", "positions")

@@ -105,7 +105,8 @@ def propose(
         compositions: atoms of each element (atomic number) in a primitive cell.
         count: most assignments wanted of each.
         memory: known assignments to look similar compositions up in. With one, probabilities are those of a mixture:
-            a share (``unaided_share`` of the model's configuration) comes from the model without it.
+            a share (``unaided_share`` of the model's configuration) comes from the model without it, the rest in equal
+            parts from the model with each of the memory's parts.
         space_group: assignments of this one alone, with their probabilities given it: those of all of them add up
             to 1. None for a composition that it cannot hold.
 
@@ -117,25 +118,30 @@ def propose(
         check_space_group(space_group)
     if not compositions:
         return []
-    sequences = [
-        composition_sequence(one, NO_NEIGHBOURS if memory is None else memory.neighbours(one)) for one in compositions
-    ]
-    batch = symmetry_batch(sequences)
-    found = _search(model, sequences, batch, count, space_group)
-    unaided = model.config.unaided_share if memory is not None else 0.0
-    if unaided == 0.0:
-        return found
-    hidden = batch.without_neighbours(torch.ones(len(batch), dtype=torch.bool))
-    alone = _search(model, sequences, hidden, count, space_group)
-    return [_mixed(*both, unaided, count) for both in zip(found, alone, strict=True)]
+    parts: list[tuple[float, list[list[SymmetryProposal]]]] = []
+    for share, near in shares_of(model, memory):
+        sequences = [
+            composition_sequence(one, NO_NEIGHBOURS if near is None else near.neighbours(one)) for one in compositions
+        ]
+        parts.append((share, _search(model, sequences, symmetry_batch(sequences), count, space_group)))
+    if len(parts) == 1:
+        return parts[0][1]
+    return [_mixed([(share, found[i]) for share, found in parts], count) for i in range(len(compositions))]
 
 
-def _mixed(
-    aided: Sequence[SymmetryProposal], unaided: Sequence[SymmetryProposal], share: float, count: int
-) -> list[SymmetryProposal]:
-    """The ``count`` most probable of (1 - share) p(aided) + share p(unaided); what one of them lacks has 0 there."""
+def shares_of(model: SymmetryPrior, memory: SymmetryMemory | None) -> list[tuple[float, SymmetryMemory | None]]:
+    """What the mixture of :func:`propose` is of: shares that add up to 1, and the memory of each, None without."""
+    if memory is None:
+        return [(1.0, None)]
+    unaided, parts = model.config.unaided_share, memory.parts()
+    shares: list[tuple[float, SymmetryMemory | None]] = [((1.0 - unaided) / len(parts), part) for part in parts]
+    return [(share, part) for share, part in (*shares, (unaided, None)) if share > 0.0]
+
+
+def _mixed(parts: Sequence[tuple[float, Sequence[SymmetryProposal]]], count: int) -> list[SymmetryProposal]:
+    """The ``count`` most probable of the parts' mixture; what one of them lacks has 0 there."""
     mixed: dict[tuple[int, Orbits], float] = {}
-    for proposals, weight in ((aided, 1.0 - share), (unaided, share)):
+    for weight, proposals in parts:
         for one in proposals:
             key = (one.space_group, one.orbits)
             mixed[key] = mixed.get(key, 0.0) + weight * one.probability

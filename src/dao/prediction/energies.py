@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dao.batching import said_of
 from dao.crystal import Crystal, CrystalBatch
 from dao.data.sources import read_crystals
 from dao.device import choose_device
@@ -29,7 +30,7 @@ from dao.prediction.judging import ENERGY
 from dao.processes.representations import LogMetricLattice
 from dao.progress import CountProgress
 from dao.property_model import PropertyPredictor
-from dao.relaxation import RelaxationSettings, Relaxed, batches, relax
+from dao.relaxation import RelaxationSettings, Relaxed, relax
 
 RELAXED = "relaxed.jsonl"
 
@@ -124,18 +125,14 @@ def predict_with_errors(
 
     Batches are of like sizes and change nothing beyond rounding.
     """
-    crystals = [reduced(crystal) for crystal in crystals]
-    made: dict[int, PredictedEnergy] = {}
-    scaler = model.energy_mean
+
+    def say(batch: CrystalBatch) -> list[PredictedEnergy]:
+        energy, error = model.energy_and_error(batch)
+        errors = [None] * len(energy) if error is None else error.tolist()
+        return [PredictedEnergy(*said) for said in zip(energy.tolist(), errors, strict=True)]
+
     with CountProgress(len(crystals), 0, enabled=progress, what="energies") as bar:
-        for places in batches(crystals, batch_size):
-            batch = CrystalBatch.from_crystals([crystals[i] for i in places], dtype=scaler.dtype).to(scaler.device)
-            energy, error = model.energy_and_error(batch)
-            errors = [None] * len(places) if error is None else error.tolist()
-            for i, *said in zip(places, energy.tolist(), errors, strict=True):
-                made[i] = PredictedEnergy(*said)
-            bar.advance(len(places))
-    return [made[i] for i in range(len(crystals))]
+        return said_of(crystals, say, model.energy_mean, batch_size=batch_size, advance=bar.advance)
 
 
 def predict_energies(

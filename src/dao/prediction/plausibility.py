@@ -12,15 +12,12 @@ from pathlib import Path
 
 import torch
 
-from dao.crystal import Crystal, CrystalBatch
+from dao.batching import said_of
+from dao.crystal import Crystal
 from dao.device import choose_device
 from dao.errors import InputError
-from dao.geometry.cells import reduced
+from dao.model_config import PLAUSIBILITY
 from dao.property_model import PropertyPredictor
-from dao.relaxation import batches
-
-LABEL = "plausibility"
-"""What weights of this kind call what they predict."""
 
 
 def load_plausibility(weights: Path, device: str) -> PropertyPredictor:
@@ -31,8 +28,8 @@ def load_plausibility(weights: Path, device: str) -> PropertyPredictor:
 
     """
     model = PropertyPredictor.load(weights, device=choose_device(device))
-    if model.config.label != LABEL:
-        raise InputError(f"{weights}: predicts {model.config.label}, and {LABEL} is needed")
+    if model.config.label != PLAUSIBILITY:
+        raise InputError(f"{weights}: predicts {model.config.label}, and {PLAUSIBILITY} is needed")
     return model
 
 
@@ -42,10 +39,4 @@ def log_odds(model: PropertyPredictor, crystals: Sequence[Crystal], *, batch_siz
 
     Of a primitive Niggli cell, as in training. Batches are of like sizes and change nothing beyond rounding.
     """
-    cells = [reduced(crystal) for crystal in crystals]
-    scaler = model.label_mean
-    made: dict[int, float] = {}
-    for places in batches(cells, batch_size):
-        batch = CrystalBatch.from_crystals([cells[i] for i in places], dtype=scaler.dtype).to(scaler.device)
-        made.update(zip(places, model.predict(batch).tolist(), strict=True))
-    return [made[i] for i in range(len(cells))]
+    return said_of(crystals, lambda batch: model.predict(batch).tolist(), model.label_mean, batch_size=batch_size)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from dao.batching import batches
 from dao.crystal import Crystal, CrystalBatch
 from dao.device import choose_device
 from dao.errors import InputError
@@ -20,7 +21,6 @@ from dao.prediction.energies import Structures, csv_text, doubts
 from dao.prediction.files import write_failures, write_text
 from dao.progress import CountProgress
 from dao.property_model import PropertyPredictor
-from dao.relaxation import batches
 from dao.training.finetune import TEST
 from dao.weights import resolve
 

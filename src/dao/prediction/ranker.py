@@ -237,14 +237,18 @@ class Weights:
 
     def log_shares(self, table: Floats) -> Floats:
         """(C,) logarithm of each candidate's share of its list, from (C, F) features."""
-        score = self._off(table) @ self.slope
-        return np.asarray(score - score.max() - np.log(np.exp(score - score.max()).sum()))
+        return self._log_shares(self._off(table))
 
     def logits(self, table: Floats) -> Floats:
         """(C,) logits of being right, from (C, F) features."""
-        own = self.log_shares(table)
+        off = self._off(table)
+        own = self._log_shares(off)
         order = self.sharpness * own + self.lead * log_odds_of_others(own)
-        return np.asarray(order + self._off(table) @ self.level + self.bias)
+        return np.asarray(order + off @ self.level + self.bias)
+
+    def _log_shares(self, off: Floats) -> Floats:
+        score = off @ self.slope
+        return np.asarray(score - score.max() - np.log(np.exp(score - score.max()).sum()))
 
     def _off(self, table: Floats) -> Floats:
         off = table - self.mean

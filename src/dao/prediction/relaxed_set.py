@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dao.batching import batches
 from dao.constants import RELAXED_E_ABOVE_HULL, STABLE_E_ABOVE_HULL
 from dao.crystal import Crystal
 from dao.data.deduplicate_rows import ENERGY
@@ -34,7 +35,7 @@ from dao.prediction.energies import predict_energies
 from dao.prediction.files import write_text
 from dao.prediction.relaxed_report import RelaxedRow, Report, draw, markdown, report_of
 from dao.progress import CountProgress
-from dao.relaxation import RelaxationSettings, Relaxed, batches, relax
+from dao.relaxation import RelaxationSettings, Relaxed, relax
 
 BEFORE, AFTER = "e_above_hull_predicted_before", "e_above_hull_predicted"
 """Columns of the output, eV/atom by the predictor, null where a crystal was not relaxed."""

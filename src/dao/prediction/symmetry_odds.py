@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 
 from dao.data.labels import LABEL_SYMPREC
-from dao.data.symmetry_batch import SymmetryLabel, symmetry_batch, symmetry_sequence
+from dao.data.symmetry_batch import NO_NEIGHBOURS, SymmetryLabel, symmetry_batch, symmetry_sequence
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.geometry.symmetrized import symmetrized
 from dao.geometry.wyckoff_equivalents import canonical_orbits
 from dao.models import Generator
 from dao.networks.symmetry import SymmetryPrior
+from dao.networks.symmetry_search import shares_of
 from dao.prediction.ranking import Candidate
 
 
@@ -58,29 +59,23 @@ class SymmetryOdds:
     def log_probabilities(self, candidates: Sequence[Candidate]) -> list[float]:
         """Log p(space group, Wyckoff positions | composition of its primitive cell) of each candidate.
 
-        As where samples get their symmetry, a mixture: of the prior that looks similar compositions up, and of the same
-        without. NaN of a crystal that the tables of Wyckoff positions do not describe.
+        Of the mixture by which samples get their symmetry. NaN of a crystal that the tables of Wyckoff positions do not
+        describe.
         """
         labels = [_label(one) for one in candidates]
-        known = [i for i, label in enumerate(labels) if label is not None]
+        known = [(place, label) for place, label in enumerate(labels) if label is not None]
         said = [math.nan] * len(candidates)
         if not known:
             return said
-        batch = symmetry_batch(
-            [
-                symmetry_sequence(label, self.memory.neighbours(label.composition()))
-                for label in labels
-                if label is not None
+        mixed = torch.zeros(len(known), dtype=torch.float64)
+        for share, memory in shares_of(self.prior, self.memory):
+            sequences = [
+                symmetry_sequence(label, NO_NEIGHBOURS if memory is None else memory.neighbours(label.composition()))
+                for _, label in known
             ]
-        )
-        hidden = torch.ones(len(batch), dtype=torch.bool)
-        share = self.prior.config.unaided_share
-        mixed = torch.zeros(len(batch), dtype=torch.float64)
-        for part, weight in ((batch, 1.0 - share), (batch.without_neighbours(hidden), share)):
-            if weight > 0.0:
-                group, positions = self.prior.log_probability(part)
-                mixed += weight * (group + positions).double().exp()
-        for place, value in zip(known, mixed.tolist(), strict=True):
+            group, positions = self.prior.log_probability(symmetry_batch(sequences))
+            mixed += share * (group + positions).double().exp()
+        for (place, _), value in zip(known, mixed.tolist(), strict=True):
             said[place] = math.log(value) if value > 0.0 else -math.inf
         return said
 

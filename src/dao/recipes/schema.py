@@ -132,9 +132,7 @@ class Recipe(_CrystalRecipe):
         if (self.process.kind == "symmetric_flow") != self.network.wyckoff_positions:
             raise InputError("process symmetric_flow and network wyckoff_positions need each other")
         if self.data.free_share and self.process.kind != "symmetric_flow":
-            raise InputError(
-                "data.free_share: only process symmetric_flow keeps a symmetry to show crystals without"
-            )
+            raise InputError("data.free_share: only process symmetric_flow keeps a symmetry to show crystals without")
         return self
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dao.device import choose_device
 from dao.errors import InputError
-from dao.model_config import PredictorConfig, PropertyConfig, TrustLimits
+from dao.model_config import PLAUSIBILITY, PredictorConfig, PropertyConfig, TrustLimits
 from dao.models import local_folder, read_config
 from dao.property_model import OWN_STATE, PropertyPredictor
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
@@ -38,8 +38,6 @@ from dao.weights import resolve
 
 if TYPE_CHECKING:
     from dao.recipes.schema import PlausibilityRecipe
-
-LABEL = "plausibility"
 
 TITLE = "log odds of being the known crystal, up to a constant of the composition"
 
@@ -108,7 +106,7 @@ def train_plausibility(
         name=recipe.name,
         network=initial.network,
         process=initial.process,
-        label=LABEL,
+        label=PLAUSIBILITY,
         title=TITLE,
         trust=_trust(lists),
     )
@@ -127,7 +125,7 @@ def _keep_silent(text: str) -> None:
 def _trust(lists: CandidateLists) -> TrustLimits:
     """What the right candidates span; their label is no energy."""
     right = lists.crystals.select(torch.from_numpy(lists.right.nonzero()[0]))
-    return trust_limits(replace(right, labels={LABEL: torch.zeros(len(right))}), LABEL)
+    return trust_limits(replace(right, labels={PLAUSIBILITY: torch.zeros(len(right))}), PLAUSIBILITY)
 
 
 def _described(sources: Sequence[KnownCrystals], lists: CandidateLists) -> str:

@@ -110,10 +110,13 @@ def train_symmetry(
     sets = _read(recipe, data, tell)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    write_recipe(out, recipe)
+    if checkpoint is None:
+        write_recipe(out, recipe)
     run = _Run(recipe, out, sets, progress=progress, tell=tell)
     if checkpoint is not None:
         run.restore(checkpoint)
+        # not before: one that cannot be gone on with keeps the recipe it has
+        write_recipe(out, recipe)
         tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
     return run.fit(progress=progress)
 
