@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from toys import listing, tiny_recipe, toy_crystals, write_parquet
 
@@ -20,9 +21,10 @@ from dao.crystal import Crystal
 from dao.data.training_set import load_packed
 from dao.errors import InputError
 from dao.models import Generator, read_config
-from dao.recipes.schema import OptimizerRecipe, Recipe
+from dao.recipes.schema import OptimizerRecipe, Recipe, check_recipe
 from dao.training.checkpoint import latest_checkpoint, load_checkpoint
 from dao.training.fit import learning_rate_factor, train
+from dao.training.objectives import generator_objective
 from dao.training.tasks import task_of
 from dao.training.validation import ValidationResult, validation_crystals
 
@@ -358,3 +360,38 @@ def test_folders_of_data_are_searched_for_the_file(fit: Fit, tmp_path: Path) -> 
     assert (fit(crystals=32, source=tmp_path / "data") / "last").is_dir()
     with pytest.raises(InputError, match="no such file"):
         fit("other", source=tmp_path / "nowhere")
+
+
+SYMMETRIC: dict[str, Any] = {
+    "network": {"gram": "normalized", "space_groups": True, "wyckoff_positions": True},
+    "process": {"kind": "symmetric_flow", "lattice": "conventional_log_metric", "assignment": "none"},
+}
+
+
+def test_a_share_of_the_crystals_is_shown_without_symmetry(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counts as the crystal that it is: epochs and record are those of the training set."""
+    seen: dict[bool, list[int]] = {}
+
+    def watched(model: Any, batch: Any, noise: Any) -> Any:
+        seen.setdefault(bool(share), []).extend(batch.labels["space_group"].tolist())
+        return generator_objective(model, batch, noise)
+
+    monkeypatch.setattr("dao.training.tasks.generator_objective", watched)
+    records = []
+    for share in (0.0, 0.5):
+        run = fit(f"share-{share}", **SYMMETRIC, data={"free_share": share})
+        records.append(read_config(run / "last").training)
+    assert records[0]["data"] == records[1]["data"]
+    assert records[0]["epochs"] == records[1]["epochs"]
+    usual, freed = ([group == 1 for group in seen[key]] for key in (False, True))
+    before = sum(usual) / len(usual)
+    assert before < 0.2
+    expected = before + 0.5 * (1.0 - before)
+    assert sum(freed) / len(freed) == pytest.approx(expected, abs=0.08)
+
+
+def test_only_a_symmetric_process_has_crystals_without_symmetry() -> None:
+    with pytest.raises(ValidationError, match="only process symmetric_flow keeps a symmetry"):
+        recipe(data={"free_share": 0.1})
+    with pytest.raises(ValidationError, match="a symmetry prior learns the symmetry of every crystal"):
+        check_recipe({"task": "symmetry", "name": "tiny", "epochs": 1, "data": {"free_share": 0.1}})

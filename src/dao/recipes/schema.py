@@ -114,6 +114,12 @@ class _CrystalRecipe(_Section):
     validation: ValidationRecipe = ValidationRecipe()
     record: RecordRecipe = RecordRecipe()
 
+    @model_validator(mode="after")
+    def _only_what_has_a_symmetry_can_do_without(self) -> _CrystalRecipe:
+        if self.data.free_share and self.process.kind != "symmetric_flow":
+            raise InputError("data.free_share: only process symmetric_flow keeps a symmetry to show crystals without")
+        return self
+
 
 class Recipe(_CrystalRecipe):
     """One training, complete: the same recipe, seed and data give the same weights on the same machine."""
@@ -131,8 +137,6 @@ class Recipe(_CrystalRecipe):
         check_sampler(self.process, self.sampler)
         if (self.process.kind == "symmetric_flow") != self.network.wyckoff_positions:
             raise InputError("process symmetric_flow and network wyckoff_positions need each other")
-        if self.data.free_share and self.process.kind != "symmetric_flow":
-            raise InputError("data.free_share: only process symmetric_flow keeps a symmetry to show crystals without")
         return self
 
 
@@ -254,6 +258,12 @@ class SymmetryRecipe(_Section):
     optimizer: SymmetryOptimizerRecipe = SymmetryOptimizerRecipe()
     validation: SymmetryValidationRecipe = SymmetryValidationRecipe()
     record: SymmetryRecord = SymmetryRecord()
+
+    @model_validator(mode="after")
+    def _labels_are_symmetries(self) -> SymmetryRecipe:
+        if self.data.free_share:
+            raise InputError("data.free_share: a symmetry prior learns the symmetry of every crystal")
+        return self
 
 
 class PlausibilitySource(_Section):
