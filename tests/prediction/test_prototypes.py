@@ -159,6 +159,17 @@ def test_volume_is_that_of_similar_crystals() -> None:
     assert volumes[216] / volumes[225] == pytest.approx((6.3 / 5.0) ** 3, rel=0.02)
 
 
+def test_a_crystal_in_a_box_of_nothing_is_not_followed_there() -> None:
+    """Per-element volumes are a fit to all crystals, of which one in a large empty cell is one of many."""
+    table = table_of(*(toy("rocksalt", pair, 5.6) for pair in (("K", "Br"), ("Na", "Br"), ("K", "Cl"))))
+    ratios = table.arrays["volume_ratio"] * np.array([1.0, 20.0, 0.01])
+    boxes = PrototypeTable(table.record, table.atomic_volumes, {**table.arrays, "volume_ratio": ratios})
+    for elements in boxes.prototype(0).elements.tolist():
+        (one,) = Proposer.of(boxes).propose(sorted(elements), 1)
+        expected = float(table.atomic_volumes[elements].sum())
+        assert 0.25 - 1e-9 <= one.crystal.volume / expected <= 2.5 + 1e-9
+
+
 def test_saved_and_read(toys: PrototypeTable, tmp_path: Path) -> None:
     path = tmp_path / "toys.safetensors"
     toys.save(path)
