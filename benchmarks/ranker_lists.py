@@ -28,7 +28,7 @@ from dao.evaluation.csp import requests_for
 from dao.evaluation.matching import match_pairs
 from dao.evaluation.targets import Targets, find_data, load_targets
 from dao.jsonl import JsonLines, read_made_by
-from dao.models import Predictor
+from dao.models import Generator, Predictor
 from dao.prediction.energies import load_predictor, predict_with_errors
 from dao.prediction.plausibility import load_plausibility, log_odds
 from dao.prediction.proposals import merged, proposed, space_group_votes, with_space_group_shares
@@ -252,7 +252,7 @@ def main() -> None:
         load_plausibility(options.plausibility, "cpu"),
         SymmetryOdds.load(resolve(options.generator)),
     )
-    if networks.symmetry is not None and networks.symmetry.fingerprint != made_by["weights"]:
+    if Generator.load(resolve(options.generator)).fingerprint != made_by["weights"]:
         raise InputError(f"{options.evaluation}: its samples are not of {options.generator}")
     proposer = Proposer.load(resolve_table(options.table))
     full = {
@@ -264,6 +264,7 @@ def main() -> None:
         "exclude same composition": options.exclude_same_composition,
         "predictor": networks.predictor.fingerprint,
         "plausibility": networks.plausibility.fingerprint,
+        "symmetry prior": None if networks.symmetry is None else networks.symmetry.fingerprint,
     }
     file = JsonLines(options.out, full, "lists")
     done = set(file.read(lambda line: int(line["row"])))

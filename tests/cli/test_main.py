@@ -185,7 +185,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
         "seed": 5,
         "device": "cpu",
         "batch_size": 3,
-        "judging": Judging(),
+        "judging": Judging(generator=shelf / "small"),
         "sources": choose_sources(None),
         "prototype_units": {parse_formula("SrTiO3"): (2, 1), parse_formula("NaCl"): (2, 1)},
         "refine_prototypes": None,

@@ -238,8 +238,10 @@ def test_other_recipes_of_the_same_folder(tmp_path: Path, toy_file: Path) -> Non
 def test_a_checkpoint_of_other_crystals(tmp_path: Path, toy_file: Path) -> None:
     train(tmp_path / "run", toy_file, epochs=1)
     write_parquet(tmp_path / "some.parquet", toy_crystals()[:20])
+    before = (tmp_path / "run" / "recipe.json").read_bytes()
     with pytest.raises(InputError, match="is of a training on 40 crystals, not 16"):
         train(tmp_path / "run", tmp_path / "some.parquet", epochs=2, resume=True)
+    assert (tmp_path / "run" / "recipe.json").read_bytes() == before
     state = next((tmp_path / "run").glob("checkpoint-*")) / "state.json"
     state.write_text(json.dumps({"training_set": 40, "symmetry": tree()["symmetry"]}))
     with pytest.raises(InputError, match=r"its checkpoint does not fit this recipe \('step'\)"):

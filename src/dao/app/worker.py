@@ -154,7 +154,6 @@ class JobPredictor:
         from dao.prediction.judging import Judging
         from dao.report.results import report_on
         from dao.stages import REPORT
-        from dao.weights import DEFAULT
 
         def sampled(done: float, total: int) -> None:
             # the last state has been reached; telling the same crystals apart, and their energies, come next
@@ -177,7 +176,7 @@ class JobPredictor:
             device=self._made_with.device,
             judging=Judging(
                 predictor=self._made_with.predictor,
-                generator=(self._made_with.weights or DEFAULT) if self._sources().generator else None,
+                generator=self._model,
             ),
             sources=self._sources(),
             progress=False,

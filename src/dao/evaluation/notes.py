@@ -17,6 +17,10 @@ def sampler_note(settings: SamplerSettings) -> str:
             f"velocity scale {settings.coordinate_velocity_scale:g} (coordinates),"
             f" {settings.lattice_velocity_scale:g} (lattice)"
         )
+    if settings.space_group_temperature != 1.0:
+        parts.append(f"symmetries shared out at temperature {settings.space_group_temperature:g}")
+    if settings.free_share:
+        parts.append(f"a share of {settings.free_share:g} without symmetry")
     parts += [f"at most {settings.attempts} walks a sample", settings.precision]
     return ", ".join(parts)
 

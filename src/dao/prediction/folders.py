@@ -30,6 +30,7 @@ from dao.progress import FormulaProgress
 from dao.sample_file import SampleFile, signature
 from dao.sampling import ATOMS_PER_BATCH, Sample, SampleRequest, check_requests, check_settings, sample
 from dao.stages import SAMPLING, WEIGHTS, WRITING, stage
+from dao.weights import DEFAULT
 
 
 @dataclass
@@ -102,10 +103,13 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
             otherwise.
 
     """
+    chosen = sources or Sources()
+    if judging is None:
+        judging = Judging(generator=(DEFAULT if weights is None else weights) if chosen.generator else None)
     work = _Work.prepared(
         targets,
-        chosen=sources or Sources(),
-        judging=judging or Judging(),
+        chosen=chosen,
+        judging=judging,
         weights=weights,
         samples=samples,
         steps=steps,

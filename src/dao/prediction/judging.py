@@ -14,7 +14,7 @@ from dao.errors import InputError
 from dao.weights import resolve_predictor, shipped_plausibility, shipped_ranker
 
 if TYPE_CHECKING:
-    from dao.models import Predictor
+    from dao.models import Generator, Predictor
     from dao.prediction.ranker import Ranker
     from dao.prediction.ranking import Candidate
     from dao.prediction.symmetry_odds import SymmetryOdds
@@ -38,8 +38,8 @@ class Judging:
         guidance: strength by which samples are drawn to low energy, 0: not at all. With a predictor of another property
             to low values of it, and to high ones if negative.
         target: draw samples to this value of the property instead.
-        generator: weights whose symmetry prior, if they have one, says how probable symmetries are, where the learned
-            ranker ranks; None: nothing does.
+        generator: weights, or what was loaded from them, whose symmetry prior, if they have one, says how probable
+            symmetries are, where a ranker ranks that asks for it; None: nothing does.
         rank: candidates as :data:`Rank` says; None: by the learned ranker where it ships, else by both where there is
             a predictor.
 
@@ -48,7 +48,7 @@ class Judging:
     predictor: Path | str | None = None
     guidance: float = 0.0
     target: float | None = None
-    generator: Path | str | None = None
+    generator: Path | str | Generator | None = None
     rank: Rank | None = None
 
     def source(self) -> Path | str | None:
@@ -79,7 +79,10 @@ class Judging:
         judge = Judge()
         if learned is not None:
             judge = Judge(
-                order="learned", learned=learned, plausibility=_plausibility(device), symmetry=self._symmetry()
+                order="learned",
+                learned=learned,
+                plausibility=_plausibility(device),
+                symmetry=self._symmetry() if learned.asks_symmetry else None,
             )
         if source is None:
             return judge
@@ -105,7 +108,9 @@ class Judging:
             return None
         from dao.prediction.symmetry_odds import SymmetryOdds
 
-        return SymmetryOdds.load(self.generator)
+        if isinstance(self.generator, Path | str):
+            return SymmetryOdds.load(self.generator)
+        return SymmetryOdds.of(self.generator)
 
     def _ranker(self) -> Ranker | None:
         """The learned ranker, where it is what ranks.
@@ -133,7 +138,7 @@ class Judging:
 
         """
         alone = replace(self, guidance=0.0, target=None)
-        order = alone.load("cpu").order
+        order = replace(alone, generator=None).load("cpu").order
         return None if order == "recurrence" else replace(alone, rank=order)
 
 

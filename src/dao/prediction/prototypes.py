@@ -35,8 +35,8 @@ NEIGHBOURS = 5
 """Element sets of a prototype whose volumes say how far it is from the per-element volumes."""
 
 VOLUME_RATIOS = (0.25, 2.5)
-"""Bounds of a proposal's volume, in units of what its elements say: 99.9 % of MP-20's crystals are below 2.4, and what is
-far beyond is a layer or a molecule in a box of nothing, a single known crystal of its kind."""
+"""Bounds of a proposal's volume, in units of what its elements say: 99.9 % of MP-20's crystals are below 2.4, and what
+is far beyond is a layer or a molecule in a box of nothing, a single known crystal of its kind."""
 
 VOTE_REACH = 0.1
 """Distance of elements at which a known crystal's vote for its own structure has fallen to 1/e."""

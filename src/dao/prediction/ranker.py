@@ -51,6 +51,9 @@ OF_ALL = (
 )
 """Features of the list, the same for all of its candidates: they change no order, but how sure one can be."""
 
+OF_SYMMETRY = frozenset({"symmetry probability", "log share of symmetry probability"})
+"""Features that a generator's symmetry prior is asked for."""
+
 SUREST = 1000.0
 """Odds of the surest candidate against all others."""
 
@@ -279,6 +282,11 @@ class Ranker:
     weights: Mapping[str, Weights]
     atomic_volumes: Floats
     record: dict[str, Any]
+
+    @property
+    def asks_symmetry(self) -> bool:
+        """Whether it looks at how probable symmetries are."""
+        return not OF_SYMMETRY.isdisjoint(self.names)
 
     def scores(self, candidates: Sequence[Candidate]) -> Floats:
         """(C,) logit of each candidate's probability to match the known crystal at the benchmark's tolerances."""

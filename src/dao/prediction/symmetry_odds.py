@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -50,7 +51,11 @@ class SymmetryOdds:
             InputError: no such weights.
 
         """
-        model = Generator.load(generator)
+        return _loaded(generator)
+
+    @classmethod
+    def of(cls, model: Generator) -> SymmetryOdds | None:
+        """Those of a loaded generator; None of one that has no prior."""
         if model.symmetry_prior is None or model.symmetry_memory is None:
             return None
         return cls(model.symmetry_prior.eval(), model.symmetry_memory, model.fingerprint)
@@ -78,6 +83,12 @@ class SymmetryOdds:
         for (place, _), value in zip(known, mixed.tolist(), strict=True):
             said[place] = math.log(value) if value > 0.0 else -math.inf
         return said
+
+
+@lru_cache(maxsize=2)
+def _loaded(generator: Path | str) -> SymmetryOdds | None:
+    """Once a process: several judges are loaded in an evaluation."""
+    return SymmetryOdds.of(Generator.load(generator))
 
 
 def _label(candidate: Candidate) -> SymmetryLabel | None:

@@ -111,7 +111,7 @@ def generate_structures(
         samples=1 if how.mode == "one-shot" else how.samples,
         seed=how.seed,
         device=how.device,
-        judging=Judging(rank="recurrence") if how.mode == "one-shot" else Judging(),
+        judging=Judging(rank="recurrence") if how.mode == "one-shot" else Judging(generator=generator),
         sources=how.sources(),
         prototype_units={one: prototype_cells("auto", one) for one in targets},
         formats=("extxyz",),

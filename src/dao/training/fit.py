@@ -28,7 +28,7 @@ from dao.models import CrystalModel
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
-from dao.training.optimizing import clip_gradients, make_optimizer
+from dao.training.optimizing import clip_gradients, flushed_denormals, make_optimizer
 from dao.training.standing import same_settings, standing, write_recipe
 from dao.training.tasks import Task, task_of
 
@@ -172,7 +172,8 @@ def _fit(run: _Run, checkpoint: Checkpoint | None, *, progress: bool) -> Path:
         run.restore(checkpoint)
         run.tell(f"{run.out}: goes on from step {run.progress.step} of {run.steps}")
     write_recipe(run.out, run.recipe)
-    return run.fit(progress=progress)
+    with flushed_denormals():
+        return run.fit(progress=progress)
 
 
 def _keep_silent(text: str) -> None:
@@ -195,8 +196,6 @@ class _Run:
         self.recipe, self.task, self.device, self.out, self.data, self.tell = recipe, task, device, out, data, tell
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
-        # sharp attention makes numbers below 1e-38, each of which costs a CPU a hundred cycles (docs/experiments.md)
-        torch.set_flush_denormal(True)
         training_set = task.prepare(training_set, out, tell)
         torch.manual_seed(recipe.seed)
         self.model: CrystalModel

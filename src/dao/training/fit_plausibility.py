@@ -30,7 +30,7 @@ from dao.training.fit import TrainingNoise, learning_rate_factor
 from dao.training.fit_symmetry import epoch_batches
 from dao.training.initial import load_initial_trunk, trust_limits
 from dao.training.logs import RunLog, TrainingProgress
-from dao.training.optimizing import clip_gradients, make_optimizer
+from dao.training.optimizing import clip_gradients, flushed_denormals, make_optimizer
 from dao.training.plausibility_lists import CandidateLists, KnownCrystals, candidate_lists, read_sources
 from dao.training.plausibility_objective import jittered, listwise
 from dao.training.standing import standing, write_recipe
@@ -115,7 +115,8 @@ def train_plausibility(
         run.restore(checkpoint)
         write_recipe(out, recipe)
         tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
-    return run.fit(progress=progress)
+    with flushed_denormals():
+        return run.fit(progress=progress)
 
 
 def _keep_silent(text: str) -> None:

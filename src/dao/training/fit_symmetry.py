@@ -37,6 +37,7 @@ from dao.symmetry_weights import save_symmetry
 from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
 from dao.training.initial import load_initial_symmetry
 from dao.training.logs import RunLog, TrainingProgress
+from dao.training.optimizing import flushed_denormals
 from dao.training.standing import same_settings, standing, write_recipe
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def train_symmetry(
         # not before: one that cannot be gone on with keeps the recipe it has
         write_recipe(out, recipe)
         tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
-    return run.fit(progress=progress)
+    with flushed_denormals():
+        return run.fit(progress=progress)
 
 
 def _keep_silent(text: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import torch
 from torch import nn
 
 from dao.crystal import CrystalBatch
@@ -114,6 +115,9 @@ class GeneratorTask(Task[Generator]):
     def build(self, training_set: PackedCrystals) -> tuple[Generator, str]:
         """A generator with fitted scalers, or other weights to start from."""
         recipe = self.recipe
+        if recipe.data.free_share:
+            # the second half are the same crystals once more, in other cells
+            training_set = training_set.select(torch.arange(len(training_set) // 2))
         config = GeneratorConfig(
             name=recipe.name,
             symmetry=None if self.symmetry is None else self.symmetry[0].config,
