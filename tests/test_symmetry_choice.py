@@ -46,16 +46,20 @@ def test_without_a_free_share_all_samples_get_a_proposal() -> None:
 
 
 def test_a_share_of_samples_is_free_and_the_others_share_the_proposals_as_before() -> None:
-    found = groups(0.3, [SampleRequest(NUMBERS, i) for i in range(10)])
-    assert [i for i, group in enumerate(found) if group == 1] == [3, 6, 9]
-    assert [group for group in found if group != 1] == groups(0.0, [SampleRequest(NUMBERS, i) for i in range(7)])
+    found = groups(0.3, [SampleRequest(NUMBERS, i) for i in range(15)])
+    assert [i for i, group in enumerate(found) if group == 1] == [8, 11, 14]
+    assert [group for group in found if group != 1] == groups(0.0, [SampleRequest(NUMBERS, i) for i in range(12)])
+    assert [i for i, group in enumerate(groups(0.5, [SampleRequest(NUMBERS, i) for i in range(10)])) if group == 1] == [
+        6,
+        8,
+    ]
 
 
 def test_free_samples_have_every_atom_on_the_general_position() -> None:
     choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(free_share=1.0))
-    assert choice._chosen(SampleRequest(NUMBERS, 0)) == (1, ((8, "a"), (8, "a"), (14, "a")))
+    assert choice._chosen(SampleRequest(NUMBERS, 5)) == (1, ((8, "a"), (8, "a"), (14, "a")))
 
 
 def test_a_space_group_that_is_asked_for_is_given() -> None:
-    found = groups(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(3)])
+    found = groups(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(8)])
     assert 1 not in found

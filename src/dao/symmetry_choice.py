@@ -24,15 +24,18 @@ PROPOSALS = 40
 """Assignments of Wyckoff positions that the samples of a composition share."""
 
 
+FIRST = 5
+"""Samples of a composition that all get a symmetry: they are the likeliest ones, and free ones are seldom right."""
+
 ROUNDING = 1e-9
-"""Added where shares are counted: ten samples' share of 0.3 is three."""
+"""Added where shares are counted: 0.3 of ten samples are three."""
 
 
 class SymmetryChoice:
     """Space group and Wyckoff positions of each sample, where the generator's process keeps them.
 
     A sample that does not ask for its own gets its share of those that the symmetry prior proposes for its composition;
-    of ten, with a free share of 0.3, the fourth, seventh and tenth get none, and space group 1.
+    with a free share of 0.5, the seventh, ninth, eleventh and so on get none, and space group 1.
     """
 
     def __init__(self, model: Generator, settings: SamplerSettings) -> None:
@@ -71,8 +74,8 @@ class SymmetryChoice:
             return request.space_group, request.orbits
         index = request.index
         if request.space_group is None:
-            free = math.floor((index + 1) * self._free_share + ROUNDING)
-            if free > math.floor(index * self._free_share + ROUNDING):
+            before, free = (math.floor(max(0, i - FIRST) * self._free_share + ROUNDING) for i in (index, index + 1))
+            if free > before:
                 return 1, tuple((number, "a") for number in request.atomic_numbers)
             index -= free
         proposals = self._proposals[request.atomic_numbers, request.space_group]

@@ -65,8 +65,9 @@ class SamplerSettings:
     """Samples share out space groups in proportion to softmax(logits / temperature), the likeliest first."""
 
     free_share: float = 0.0
-    """Share of a composition's samples that no symmetry is handed to: every atom is free in space group 1. For networks
-    that were trained so, too (``data.free_share`` of a recipe): what the symmetry prior does not think of is found."""
+    """Share of a composition's samples after the first five that no symmetry is handed to: every atom is free in space
+    group 1. For networks that were trained so, too (``data.free_share`` of a recipe), to find what the symmetry prior
+    does not think of."""
 
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
