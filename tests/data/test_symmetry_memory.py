@@ -112,3 +112,26 @@ def test_a_further_memory_is_kept_beside(memory: SymmetryMemory) -> None:
     del broken["further.offsets"]
     with pytest.raises(InputError, match="'offsets' is missing"):
         SymmetryMemory.from_tensors(broken)
+
+
+def test_what_is_read_is_sorted_as_what_is_built() -> None:
+    """Of cells of one to four elements, some on several orbits, whatever the order of the labels."""
+    labels = [
+        SymmetryLabel(227, ((8, "e"), (12, "a"), (13, "d"))),
+        SymmetryLabel(62, ((8, "c"), (8, "c"), (8, "d"), (20, "c"), (22, "a"))),
+        SymmetryLabel(225, ((29, "a"),)),
+        SymmetryLabel(216, ((3, "a"), (9, "c"), (11, "b"), (17, "d"))),
+        ROCK_SALT,
+        FLUORITE,
+        CAESIUM_CHLORIDE,
+    ]
+    distances = np.abs(np.arange(95, dtype=np.float32)[:, None] - np.arange(95, dtype=np.float32))
+    read = SymmetryMemory.from_tensors(SymmetryMemory.build(labels, distances).to_tensors())
+    again = SymmetryMemory.build(list(read.labels), distances)
+    assert read._groups.keys() == again._groups.keys()
+    for counts, (rows, elements) in again._groups.items():
+        assert read._groups[counts][0].tolist() == rows.tolist()
+        assert read._groups[counts][1].tolist() == elements.tolist()
+    assert list(read.labels[1:3]) == [read.labels[1], read.labels[2]]
+    assert read.to_tensors().keys() == again.to_tensors().keys()
+    assert all(torch.equal(value, again.to_tensors()[name]) for name, value in read.to_tensors().items())

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import islice, permutations, product
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +104,7 @@ class SymmetryMemory:
         nearest = nearest[np.isfinite(flat[nearest])]
         groups, letters = [], []
         for i, way in zip(*np.divmod(nearest, len(ways)), strict=True):
-            label = self.labels[rows[i]]
+            label = self.labels[int(rows[i])]
             exchanged = dict(zip(elements[i].tolist(), slots[ways[way]].tolist(), strict=True))
             orbits = canonical_orbits(label.space_group, ((exchanged[z], letter) for z, letter in label.orbits))
             groups.append(label.space_group)
@@ -146,7 +147,10 @@ class SymmetryMemory:
         own = {name: value for name, value in tensors.items() if not name.startswith(FURTHER)}
         if len(own) < len(tensors):
             rest = {name.removeprefix(FURTHER): value for name, value in tensors.items() if name.startswith(FURTHER)}
-            return replace(cls.from_tensors(own), further=cls.from_tensors(rest))
+            first = cls.from_tensors(own)
+            both = replace(first, further=cls.from_tensors(rest))
+            both.__dict__["_tensors"] = first._tensors  # noqa: SLF001 -- replacing forgets what was known
+            return both
         _check_types(tensors)
         groups, offsets, elements, positions = (
             tensors[name].numpy().astype(np.int64) for name in ("space_groups", "offsets", "elements", "positions")
@@ -163,12 +167,73 @@ class SymmetryMemory:
         distances = tensors["distances"].numpy()
         if not (np.isfinite(distances).all() and (distances >= 0.0).all()):
             raise InputError("symmetry memory: distances between elements must be finite and not negative")
-        labels = []
-        for group, first, last in zip(groups.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-            letters = _letters(group)
-            orbits = zip(elements[first:last].tolist(), positions[first:last].tolist(), strict=True)
-            labels.append(SymmetryLabel(group, tuple((element, letters[position]) for element, position in orbits)))
-        return cls.build(labels, distances)
+        packed = _Packed(groups, offsets, elements, positions)
+        memory = cls(packed, distances, packed.by_counts())
+        # a file's own tensors are what it would be saved as
+        memory.__dict__["_tensors"] = dict(tensors)
+        return memory
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed(Sequence[SymmetryLabel]):
+    """Labels as a file holds them, each made when it is looked at: of 80,000 a prediction needs a few hundred."""
+
+    groups: Integers
+    offsets: Integers
+    elements: Integers
+    positions: Integers
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, index: int) -> SymmetryLabel: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SymmetryLabel]: ...
+
+    def __getitem__(self, index: int | slice) -> SymmetryLabel | Sequence[SymmetryLabel]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        group, orbits = int(self.groups[index]), slice(self.offsets[index], self.offsets[index + 1])
+        letters = _letters(group)
+        pairs = zip(self.elements[orbits].tolist(), self.positions[orbits].tolist(), strict=True)
+        return SymmetryLabel(group, tuple((element, letters[position]) for element, position in pairs))
+
+    def by_counts(self) -> dict[tuple[int, ...], tuple[Integers, Integers]]:
+        """Rows and slots of the labels by their counts, as :meth:`SymmetryMemory.build` sorts them."""
+        if len(self) == 0:
+            return {}
+        owner = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        order = np.lexsort((self.elements, owner))
+        owner, elements, positions = owner[order], self.elements[order], self.positions[order]
+        multiplicities = _multiplicity_table()[self.groups[owner], positions]
+        first = np.flatnonzero(np.r_[True, (np.diff(owner) != 0) | (np.diff(elements) != 0)])
+        counts, owner, elements = np.add.reduceat(multiplicities, first), owner[first], elements[first]
+        order = np.lexsort((elements, counts, owner))
+        counts, owner, elements = counts[order], owner[order], elements[order]
+        slots = np.bincount(owner, minlength=len(self))
+        starts = np.cumsum(slots) - slots
+        found: dict[tuple[int, ...], tuple[Integers, Integers]] = {}
+        for size in np.unique(slots).tolist():
+            rows = np.flatnonzero(slots == size)
+            index = starts[rows, None] + np.arange(size)
+            kinds, kind = np.unique(counts[index], axis=0, return_inverse=True)
+            by_kind = np.argsort(kind.ravel(), kind="stable")
+            ends = np.cumsum(np.bincount(kind.ravel(), minlength=len(kinds)))
+            for one, members in zip(kinds.tolist(), np.split(by_kind, ends[:-1]), strict=True):
+                found[tuple(one)] = rows[members], elements[index[members]]
+        return found
+
+
+@cache
+def _multiplicity_table() -> Integers:
+    """(231, 27) atoms of each group's positions in a primitive cell."""
+    every = [wyckoff_positions(number) for number in range(1, SPACE_GROUPS + 1)]
+    table = np.zeros((SPACE_GROUPS + 1, max(map(len, every))), dtype=np.int64)
+    for number, known in enumerate(every, start=1):
+        table[number, : len(known)] = [position.multiplicity for position in known]
+    return table
 
 
 _TYPES = {

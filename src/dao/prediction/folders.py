@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +231,13 @@ class _Work:
         files: dict[Composition, SampleFile] = {}
         done: dict[SampleRequest, Sample] = {}
         with stage(WEIGHTS):
-            walker = Walker.load(chosen, judging, device, relaxing)
-            guide = walker.judge.guidance
             if chosen.generator:
                 model = weights if isinstance(weights, Generator) else load_generator(weights, device)
+                # read once, however it was named
+                judging = judging if judging.generator is None else replace(judging, generator=model)
+            walker = Walker.load(chosen, judging, device, relaxing)
+            guide = walker.judge.guidance
+            if model is not None:
                 settings = check_settings(model, model.config.sampler.updated(steps=steps))
                 made_by = signature(model, settings, seed, guide)
             refiner = refiner_of(

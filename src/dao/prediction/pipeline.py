@@ -138,15 +138,14 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     trained = largest_trained_cell(DEFAULT if weights is None else weights)
     units = parse_cells(cells, composition, max_atoms, trained=trained)
     chosen = choose_sources(sources, table)
-    generator = (DEFAULT if weights is None else weights) if chosen.generator else None
-    judging = Judging(predictor=predictor, guidance=guidance, target=target, generator=generator, rank=rank)
+    model = load_generator(weights, device) if chosen.generator else None
+    judging = Judging(predictor=predictor, guidance=guidance, target=target, generator=model, rank=rank)
     relaxing = None if relax is None else Relaxing(potential=relax, top=relax_top)
     walker = Walker.load(chosen, judging, device, relaxing)
     wider = prototype_cells(cells, composition, max_atoms)
-    if not chosen.generator:
+    if model is None:
         refiner_of(chosen, refine_prototypes)
         return walker.candidates(composition, wider, {}, [])
-    model = load_generator(weights, device)
     settings = model.config.sampler.updated(steps=steps)
     plan = plan_samples(model, composition, units, samples)
     guide = walker.judge.guidance
