@@ -31,7 +31,8 @@ from scipy.optimize import minimize
 
 from dao.evaluation.metrics import Bootstrap
 from dao.prediction.prototype_table import PrototypeTable
-from dao.prediction.ranker import OF_ALL, Ranker, Weights, features, log_odds_of_others
+from dao.prediction.ranker import Ranker, Weights, log_odds_of_others
+from dao.prediction.ranker_features import OF_ALL, features
 from dao.prediction.ranking import COUNT_WEIGHT, Candidate, rank_by_energy
 from dao.prediction.sources import resolve_table
 

@@ -17,7 +17,8 @@ from dao.errors import InputError
 from dao.model_config import PLAUSIBILITY, PropertyConfig
 from dao.prediction.judging import Judge, Judging
 from dao.prediction.plausibility import load_plausibility, log_odds
-from dao.prediction.ranker import SITUATIONS, Ranker, Weights, features
+from dao.prediction.ranker import SITUATIONS, Ranker, Weights
+from dao.prediction.ranker_features import features
 from dao.prediction.ranking import Candidate, rank_by_recurrence, with_plausibilities
 from dao.property_model import PropertyPredictor
 

@@ -17,7 +17,8 @@ from dao.constants import MAX_ATOMIC_NUMBER
 from dao.errors import InputError
 from dao.prediction.judging import Judge, Judging
 from dao.prediction.proposals import merged
-from dao.prediction.ranker import SITUATIONS, Ranker, Weights, features, situation
+from dao.prediction.ranker import SITUATIONS, Ranker, Weights, situation
+from dao.prediction.ranker_features import features
 from dao.prediction.ranking import Candidate, rank_by_recurrence, with_energies, with_symmetries
 
 VOLUMES = np.full(MAX_ATOMIC_NUMBER + 1, 20.0)
