@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from dao.data.labels import LABEL_SYMPREC
-from dao.data.symmetry_batch import NO_NEIGHBOURS, SymmetryLabel, symmetry_batch, symmetry_sequence
+from dao.data.symmetry_batch import NO_NEIGHBOURS, Neighbours, SymmetryLabel, symmetry_batch, symmetry_sequence
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.errors import InputError
 from dao.geometry.symmetrized import symmetrized
@@ -74,10 +74,15 @@ class SymmetryOdds:
             return said
         mixed = torch.zeros(len(known), dtype=torch.float64)
         for share, memory in shares_of(self.prior, self.memory):
-            sequences = [
-                symmetry_sequence(label, NO_NEIGHBOURS if memory is None else memory.neighbours(label.composition()))
-                for _, label in known
-            ]
+            near: dict[tuple[tuple[int, int], ...], Neighbours] = {}
+            sequences = []
+            for _, label in known:
+                composition = label.composition()
+                # candidates of one cell size share a composition, and looking it up is a quarter of the work
+                key = tuple(composition.items())
+                if key not in near:
+                    near[key] = NO_NEIGHBOURS if memory is None else memory.neighbours(composition)
+                sequences.append(symmetry_sequence(label, near[key]))
             group, positions = self.prior.log_probability(symmetry_batch(sequences))
             mixed += share * (group + positions).double().exp()
         for (place, _), value in zip(known, mixed.tolist(), strict=True):
