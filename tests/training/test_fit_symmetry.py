@@ -177,12 +177,12 @@ def test_stopped_again_and_again(
     step, save = dao.training.fit_symmetry._Run._step, dao.training.fit_symmetry._Run._checkpoint
     left = 0
 
-    def killed_step(self: dao.training.fit_symmetry._Run, batch: Any) -> Any:
+    def killed_step(self: dao.training.fit_symmetry._Run) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise KilledError
-        return step(self, batch)
+        return step(self)
 
     monkeypatch.setattr(dao.training.fit_symmetry._Run, "_step", killed_step)
     monkeypatch.setattr(

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dao.errors import InputError
+from dao.training.ema import ExponentialAverage
 
 _PREFIX = "checkpoint-"
 _PART = ".part"
@@ -35,6 +37,17 @@ class Checkpoint:
         """Tensors whose names begin so, without that."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
+    def load_model(self, model: nn.Module, optimizer: Optimizer, average: ExponentialAverage | None) -> None:
+        """Give back what :func:`model_tensors` took: weights, their average, the optimizer's moments, torch's chance.
+
+        How many updates an average has seen is ``average_updates`` of the state.
+        """
+        model.load_state_dict(self.under("model."))
+        if average is not None:
+            average.load_state_dict(self.under("average."), self.state["average_updates"])
+        self.load_optimizer(optimizer)
+        torch.set_rng_state(self.tensors["random.torch"])
+
     def load_optimizer(self, optimizer: Optimizer) -> None:
         """Give back the moments that :func:`optimizer_tensors` took."""
         moments: dict[int, dict[str, Tensor]] = {}
@@ -42,6 +55,14 @@ class Checkpoint:
             index, name = key.split(".", 1)
             moments.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def model_tensors(model: nn.Module, optimizer: Optimizer, average: ExponentialAverage | None) -> dict[str, Tensor]:
+    """What :meth:`Checkpoint.load_model` gives back, by the names that it has in a checkpoint."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    return tensors | optimizer_tensors(optimizer) | {"random.torch": torch.get_rng_state()}
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -8,10 +8,9 @@ figure), ``last``, and ``snapshots`` where the recipe asks for them.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,12 @@ from dao.data.training_set import load_packed
 from dao.device import choose_device
 from dao.errors import InputError
 from dao.models import CrystalModel
-from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
+from dao.training.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
-from dao.training.optimizing import clip_gradients, flushed_denormals, make_optimizer
-from dao.training.standing import same_settings, standing, write_recipe
+from dao.training.loop import Counters, TrainingLoop, keep_silent, stands_at
+from dao.training.optimizing import clip_gradients, make_optimizer
+from dao.training.standing import same_settings
 from dao.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -54,14 +54,9 @@ class TrainingNoise:
 
 
 @dataclass
-class Progress:
+class Progress(Counters):
     """Counters of a run."""
 
-    step: int = 0
-    crystals: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    """Processor time of this process: unlike ``seconds``, not what a busy host takes away."""
     best: float | None = None
     """Best validation figure so far."""
     stale: int = 0
@@ -113,16 +108,13 @@ def train(
             checkpoint. Nothing has been written by then.
 
     """
-    tell = note or _keep_silent
+    tell = note or keep_silent
     chosen_device = choose_device(device)
-    state = standing(out, recipe, resume=resume)
-    if state == "finished":
-        tell(f"{out}: this training is finished; its weights are {out / 'best'} and {out / 'last'}")
+    finished, checkpoint = stands_at(out, recipe, resume=resume, tell=tell)
+    if finished:
         return out / "last"
     if recipe.record.tensorboard:
         check_tensorboard()
-    checkpoint_path = latest_checkpoint(out) if state == "unfinished" else None
-    checkpoint = load_checkpoint(checkpoint_path) if checkpoint_path is not None else None
     path = training_file(recipe.data.file, data)
     training_set = load_packed(
         path,
@@ -137,7 +129,7 @@ def train(
         validation_path = validation_file(recipe.data.validation_file, data)
     task = task_of(recipe, validation_path)
     task.check()
-    return _fit(_Run(recipe, task, training_set, chosen_device, out, path, tell), checkpoint, progress=progress)
+    return _Run(recipe, task, training_set, chosen_device, out, path, tell).run(checkpoint, progress=progress)
 
 
 def train_packed(
@@ -157,30 +149,15 @@ def train_packed(
         InputError: no such device, a run folder in use by another recipe, or a broken checkpoint.
 
     """
-    tell = note or _keep_silent
+    tell = note or keep_silent
     chosen_device = choose_device(device)
-    state = standing(out, recipe, resume=False)
-    if state == "finished":
+    finished, checkpoint = stands_at(out, recipe, resume=False, tell=keep_silent)
+    if finished:
         return out / "last"
-    checkpoint_path = latest_checkpoint(out) if state == "unfinished" else None
-    checkpoint = load_checkpoint(checkpoint_path) if checkpoint_path is not None else None
-    return _fit(_Run(recipe, task, training_set, chosen_device, out, data, tell), checkpoint, progress=progress)
+    return _Run(recipe, task, training_set, chosen_device, out, data, tell).run(checkpoint, progress=progress)
 
 
-def _fit(run: _Run, checkpoint: Checkpoint | None, *, progress: bool) -> Path:
-    if checkpoint is not None:
-        run.restore(checkpoint)
-        run.tell(f"{run.out}: goes on from step {run.progress.step} of {run.steps}")
-    write_recipe(run.out, run.recipe)
-    with flushed_denormals():
-        return run.fit(progress=progress)
-
-
-def _keep_silent(text: str) -> None:
-    del text
-
-
-class _Run:
+class _Run(TrainingLoop["Recipe | PredictorRecipe | PropertyRecipe", Progress]):
     """The state of one training."""
 
     def __init__(
@@ -193,9 +170,9 @@ class _Run:
         data: Path,
         tell: Callable[[str], None],
     ) -> None:
-        self.recipe, self.task, self.device, self.out, self.data, self.tell = recipe, task, device, out, data, tell
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
+        super().__init__(recipe, Progress(), out, tell)
+        self.task, self.device, self.data = task, device, data
+        self._tensorboard = recipe.record.tensorboard
         training_set = task.prepare(training_set, out, tell)
         torch.manual_seed(recipe.seed)
         self.model: CrystalModel
@@ -210,38 +187,25 @@ class _Run:
         )
         self.batches = iter(self.loader)
         self.noise = TrainingNoise(self.loader.batch_size, torch.Generator(device).manual_seed(recipe.seed), device)
-        self.progress = Progress()
-        self._saved_step = -1
         self.steps = -(-recipe.crystals // (self.loader.batch_size * recipe.accumulate))
         if recipe.compile_blocks:
             for block in self.model.network.blocks:
                 block.compile(dynamic=True)
 
-    def fit(self, *, progress: bool) -> Path:
-        """Train to the end."""
+    def _ended(self) -> bool:
+        return super()._ended() or 0 < self.recipe.validation.patience <= self.progress.stale
+
+    def _after_step(self, log: RunLog, bar: TrainingProgress) -> bool:
         recipe, state = self.recipe, self.progress
-        log = RunLog(self.out, state.step, tensorboard=recipe.record.tensorboard)
-        started, written = time.monotonic() - state.seconds, time.monotonic()
-        cpu_started = time.process_time() - state.cpu_seconds
-        with TrainingProgress(recipe.name, self.steps, state.step, enabled=progress) as bar, log:
-            while state.step < self.steps and not 0 < recipe.validation.patience <= state.stale:
-                figures = self._step()
-                state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-                bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
-                if state.step % recipe.record.log_steps == 0 or state.step == self.steps:
-                    log.training(state.step, state.crystals, state.seconds, {k: float(v) for k, v in figures.items()})
-                due = recipe.validation.crystals > 0 and (
-                    state.crystals - state.validated_at >= recipe.validation.every or state.step == self.steps
-                )
-                if due:
-                    self._validate(log, bar)
-                    state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-                self._snapshot()
-                if due or time.monotonic() - written >= recipe.record.checkpoint_seconds:
-                    self._checkpoint()
-                    written = time.monotonic()
-        if self._saved_step != state.step:
-            self._checkpoint()
+        due = recipe.validation.crystals > 0 and (
+            state.crystals - state.validated_at >= recipe.validation.every or state.step == self.steps
+        )
+        if due:
+            self._validate(log, bar)
+        self._snapshot()
+        return due
+
+    def _finish(self) -> Path:
         final = self.out / "last"
         self._averaged().save(final)
         if not (self.out / "best").exists():
@@ -274,21 +238,12 @@ class _Run:
     def _averaged(self) -> CrystalModel:
         """The model with averaged weights, and the record of its training."""
         state = self.progress
-        record = {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "pretraining": self.pretraining,
-            "data": f"{self.data.name}, {self._split()}{self.loader.num_crystals} crystals",
-            "crystals_seen": state.crystals,
-            "epochs": round(state.crystals / self.loader.num_crystals, 2),
-            "steps": state.step,
-            "hours": round(state.seconds / 3600, 3),
-            "cpu_hours": round(state.cpu_seconds / 3600, 6),
-            "device": f"{self.device.type}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "seed": self.recipe.seed,
-            f"best_validation_{self.task.metric}": state.best,
-        }
-        model = self.model.copied(record)
+        record = self._record(
+            f"{self.data.name}, {self._split()}{self.loader.num_crystals} crystals",
+            state.crystals / self.loader.num_crystals,
+            self.device.type,
+        )
+        model = self.model.copied(record | {f"best_validation_{self.task.metric}": state.best})
         self.average.copy_to(model)
         return model.eval()
 
@@ -314,57 +269,22 @@ class _Run:
             self._averaged().save(self.out / "snapshots" / f"{state.crystals:010d}")
 
     def _checkpoint(self) -> None:
-        state = self.progress
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer)
+        tensors = model_tensors(self.model, self.optimizer, self.average)
         tensors["random.noise"] = self.noise.generator.get_state()
-        tensors["random.torch"] = torch.get_rng_state()
         counters = {
-            "step": state.step,
-            "crystals": state.crystals,
-            "seconds": state.seconds,
-            "cpu_seconds": state.cpu_seconds,
-            "best": state.best,
-            "stale": state.stale,
-            "validated_at": state.validated_at,
-            "snapshot_at": state.snapshot_at,
+            **asdict(self.progress),
             "loader": self.loader.state_dict(),
             "average_updates": self.average.updates,
             "network": self.recipe.network.__dict__,
             "process": self.recipe.process.__dict__,
         }
-        save_checkpoint(self.out, state.step, Checkpoint(tensors, counters))
-        self._saved_step = state.step
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up a checkpoint's state.
-
-        Raises:
-            InputError: it belongs to another network or process, or lacks something.
-
-        """
-        try:
-            self._restore(checkpoint)
-        except InputError:
-            raise
-        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"{self.out}: its checkpoint does not fit this recipe ({reason})") from None
+        save_checkpoint(self.out, self.progress.step, Checkpoint(tensors, counters))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
         for section in ("network", "process"):
             if not same_settings(saved[section], getattr(self.recipe, section)):
                 raise InputError(f"{self.out}: its checkpoint was trained with another {section} than this recipe's")
-
-        self.model.load_state_dict(checkpoint.under("model."))
-        self.average.load_state_dict(checkpoint.under("average."), saved["average_updates"])
-        checkpoint.load_optimizer(self.optimizer)
+        checkpoint.load_model(self.model, self.optimizer, self.average)
         self.noise.generator.set_state(checkpoint.tensors["random.noise"])
-        torch.set_rng_state(checkpoint.tensors["random.torch"])
         self.loader.load_state_dict(saved["loader"])
-        for field in fields(Progress):
-            # a counter of later versions is at its default
-            setattr(self.progress, field.name, saved.get(field.name, field.default))
-        self._saved_step = self.progress.step

@@ -7,12 +7,11 @@ The same command on the same folder goes on where it stopped. The folder holds `
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +33,11 @@ from dao.errors import InputError
 from dao.geometry.lattice import fit_atomic_volumes, volume
 from dao.networks.symmetry import SymmetryPrior
 from dao.symmetry_weights import save_symmetry
-from dao.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, optimizer_tensors, save_checkpoint
+from dao.training.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from dao.training.initial import load_initial_symmetry
 from dao.training.logs import RunLog, TrainingProgress
-from dao.training.optimizing import flushed_denormals
-from dao.training.standing import same_settings, standing, write_recipe
+from dao.training.loop import Counters, TrainingLoop, keep_silent, stands_at
+from dao.training.standing import same_settings, write_recipe
 
 if TYPE_CHECKING:
     from dao.recipes.schema import SymmetryRecipe
@@ -50,14 +49,9 @@ VALIDATION_BATCH = 512
 
 
 @dataclass
-class Progress:
+class Progress(Counters):
     """Counters of a run."""
 
-    step: int = 0
-    crystals: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    """Processor time of this process: unlike ``seconds``, not what a busy host takes away."""
     validation: dict[str, float] = field(default_factory=dict)
     """Latest figures."""
 
@@ -99,32 +93,16 @@ def train_symmetry(
             checkpoint.
 
     """
-    tell = note or _keep_silent
+    tell = note or keep_silent
     if device not in {"auto", "cpu"}:
         raise InputError(f"--device {device}: the symmetry prior is trained on the CPU")
-    state = standing(out, recipe, resume=resume)
-    if state == "finished":
-        tell(f"{out}: this training is finished; its weights are {out / 'last'}")
+    finished, checkpoint = stands_at(out, recipe, resume=resume, tell=tell)
+    if finished:
         return out / "last"
-    path = latest_checkpoint(out) if state == "unfinished" else None
-    checkpoint = load_checkpoint(path) if path is not None else None
     sets = _read(recipe, data, tell)
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
     if checkpoint is None:
         write_recipe(out, recipe)
-    run = _Run(recipe, out, sets, progress=progress, tell=tell)
-    if checkpoint is not None:
-        run.restore(checkpoint)
-        # not before: one that cannot be gone on with keeps the recipe it has
-        write_recipe(out, recipe)
-        tell(f"{out}: goes on from step {run.progress.step} of {run.steps}")
-    with flushed_denormals():
-        return run.fit(progress=progress)
-
-
-def _keep_silent(text: str) -> None:
-    del text
+    return _Run(recipe, out, sets, progress=progress, tell=tell).run(checkpoint, progress=progress)
 
 
 def _read(recipe: SymmetryRecipe, data: Path | None, tell: Callable[[str], None]) -> _Sets:
@@ -187,13 +165,14 @@ def teacher_forced(model: SymmetryPrior, data: SymmetryBatch) -> dict[str, float
     return dict(zip(names, (sums / len(data)).tolist(), strict=True))
 
 
-class _Run:
+class _Run(TrainingLoop["SymmetryRecipe", Progress]):
     """The state of one training."""
 
     def __init__(
         self, recipe: SymmetryRecipe, out: Path, sets: _Sets, *, progress: bool, tell: Callable[[str], None]
     ) -> None:
-        self.recipe, self.out, self.file = recipe, out, sets.file
+        super().__init__(recipe, Progress(), out, tell)
+        self.file = sets.file
         tell(f"{out}: finds space groups and Wyckoff positions (3 ms a crystal), kept in this folder")
         described = symmetrized_set(sets.training, out / "symmetrized.safetensors", tell)
         labels = symmetry_labels(described)
@@ -209,7 +188,6 @@ class _Run:
 
         torch.manual_seed(recipe.seed)
         self.model = SymmetryPrior(recipe.symmetry).train()
-        self.pretraining = ""
         if recipe.initial_weights is not None:
             self.pretraining = load_initial_symmetry(self.model, recipe.initial_weights)
         parameters = list(self.model.parameters())
@@ -220,39 +198,34 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             groups, lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas, fused=True
         )
-        self.progress = Progress()
         self.steps_per_epoch = len(epoch_batches(self.lengths, recipe.batch_size, recipe.seed, 0))
         self.steps = recipe.epochs * self.steps_per_epoch
+        self._epoch, self._batches = -1, [np.array([], dtype=np.int64)]
 
-    def fit(self, *, progress: bool) -> Path:
-        """Train to the end."""
-        recipe, state = self.recipe, self.progress
-        log = RunLog(self.out, state.step, tensorboard=False)
-        started, written = time.monotonic() - state.seconds, time.monotonic()
-        cpu_started = time.process_time() - state.cpu_seconds
-        epoch, batches = -1, [np.array([], dtype=np.int64)]
-        with TrainingProgress(recipe.name, self.steps, state.step, enabled=progress) as bar, log:
-            while state.step < self.steps:
-                if state.step // self.steps_per_epoch != epoch:
-                    epoch = state.step // self.steps_per_epoch
-                    batches = epoch_batches(self.lengths, recipe.batch_size, recipe.seed, epoch)
-                figures = self._step(self.data.rows(torch.from_numpy(batches[state.step % self.steps_per_epoch])))
-                state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-                bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
-                if state.step % recipe.record.log_steps == 0 or state.step == self.steps:
-                    log.training(state.step, state.crystals, state.seconds, {k: float(v) for k, v in figures.items()})
-                ended = state.step % self.steps_per_epoch == 0
-                if ended and self.validation is not None:
-                    bar.note("validating")
-                    state.validation = self._validate(self.validation)
-                    log.validation(state.step, state.crystals, state.seconds, state.validation)
-                    bar.note(f"space group right {state.validation['group_top1']:.1%}")
-                    state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-                if ended or time.monotonic() - written >= recipe.record.checkpoint_seconds:
-                    self._checkpoint()
-                    written = time.monotonic()
-        save_symmetry(self.out / "last", self.model, self.memory, self._record())
+    def _next_batch(self) -> SymmetryBatch:
+        epoch, place = divmod(self.progress.step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._batches = epoch_batches(self.lengths, self.recipe.batch_size, self.recipe.seed, epoch)
+        return self.data.rows(torch.from_numpy(self._batches[place]))
+
+    def _after_step(self, log: RunLog, bar: TrainingProgress) -> bool:
+        state = self.progress
+        ended = state.step % self.steps_per_epoch == 0
+        if ended and self.validation is not None:
+            bar.note("validating")
+            state.validation = self._validate(self.validation)
+            log.validation(state.step, state.crystals, state.seconds, state.validation)
+            bar.note(f"space group right {state.validation['group_top1']:.1%}")
+        return ended
+
+    def _finish(self) -> Path:
+        record = self._record(f"{self.file.name}, {len(self.data)} crystals", self._epochs(), "cpu")
+        save_symmetry(self.out / "last", self.model, self.memory, record | {"validation": self.progress.validation})
         return self.out / "last"
+
+    def _epochs(self) -> float:
+        return self.progress.crystals / len(self.data)
 
     def _validate(self, data: SymmetryBatch) -> dict[str, float]:
         """Figures with similar compositions and, where training hides them at times, without."""
@@ -262,8 +235,8 @@ class _Run:
             figures |= {f"unaided_{name}": value for name, value in alone.items()}
         return figures
 
-    def _step(self, batch: SymmetryBatch) -> dict[str, Tensor]:
-        chosen = self.recipe.optimizer
+    def _step(self) -> dict[str, Tensor]:
+        batch, chosen = self._next_batch(), self.recipe.optimizer
         rate = chosen.learning_rate * learning_rate_factor(self.recipe, self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -291,41 +264,16 @@ class _Run:
             "learning_rate": torch.tensor(rate),
         }
 
-    def _record(self) -> dict[str, Any]:
-        state = self.progress
-        return {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "data": f"{self.file.name}, {len(self.data)} crystals",
-            "pretraining": self.pretraining,
-            "crystals_seen": state.crystals,
-            "epochs": round(state.crystals / len(self.data), 2),
-            "steps": state.step,
-            "hours": round(state.seconds / 3600, 3),
-            "cpu_hours": round(state.cpu_seconds / 3600, 6),
-            "device": f"cpu, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "seed": self.recipe.seed,
-            "validation": state.validation,
-        }
-
     def _checkpoint(self) -> None:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer)
-        tensors["random.torch"] = torch.get_rng_state()
         counters = {
             **asdict(self.progress),
             "training_set": len(self.data),
             "symmetry": asdict(self.recipe.symmetry),
         }
+        tensors = model_tensors(self.model, self.optimizer, None)
         save_checkpoint(self.out, self.progress.step, Checkpoint(tensors, counters))
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up a checkpoint's state.
-
-        Raises:
-            InputError: it belongs to another network or training set, or lacks something.
-
-        """
+    def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
         if not same_settings(saved.get("symmetry"), self.recipe.symmetry):
             raise InputError(f"{self.out}: its checkpoint was trained with another symmetry section than this recipe's")
@@ -334,14 +282,7 @@ class _Run:
             raise InputError(
                 f"{self.out}: its checkpoint is of a training on {crystals} crystals, not {len(self.data)}"
             )
-        try:
-            self.model.load_state_dict(checkpoint.under("model."))
-            checkpoint.load_optimizer(self.optimizer)
-            torch.set_rng_state(checkpoint.tensors["random.torch"])
-            self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
-        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"{self.out}: its checkpoint does not fit this recipe ({reason})") from None
+        checkpoint.load_model(self.model, self.optimizer, None)
 
 
 def learning_rate_factor(recipe: SymmetryRecipe, step: int, steps: int) -> float:
