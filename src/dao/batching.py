@@ -17,10 +17,15 @@ ATOMS_PER_BATCH = 4096
 
 
 def batches(crystals: Sequence[Crystal], batch_size: int | None) -> Iterator[list[int]]:
-    """Places of crystals, those of like sizes together, ``batch_size`` or about ``ATOMS_PER_BATCH`` atoms at a time."""
+    """Places of crystals, those of like sizes together, cut as by :func:`of_like_sizes`."""
+    return of_like_sizes([crystal.num_atoms for crystal in crystals], batch_size)
+
+
+def of_like_sizes(sizes: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
+    """Places of ``sizes`` by rising size, ``batch_size`` or about :data:`ATOMS_PER_BATCH` padded atoms at a time."""
     batch: list[int] = []
-    for i in sorted(range(len(crystals)), key=lambda i: crystals[i].num_atoms):
-        size = crystals[i].num_atoms
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        size = sizes[i]
         if batch and (len(batch) == batch_size or (batch_size is None and (len(batch) + 1) * size > ATOMS_PER_BATCH)):
             yield batch
             batch = []

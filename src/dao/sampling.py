@@ -12,12 +12,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dao.batching import of_like_sizes
 from dao.crystal import DEFAULT_LIMITS, Crystal, CrystalBatch
 from dao.elements import SYMBOLS
 from dao.errors import InputError
@@ -31,7 +32,6 @@ from dao.processes.guidance import Guidance, guided
 from dao.sampling_start import Start, started, times_from
 from dao.symmetry_choice import SymmetryChoice, apportioned
 
-ATOMS_PER_BATCH = 4096
 """Default size of a batch; larger ones are no faster on a CPU."""
 
 
@@ -115,27 +115,18 @@ def _stream_key(request: SampleRequest, seed: int, attempt: int) -> int:
 
 
 def batches(requests: Sequence[SampleRequest], batch_size: int | None) -> Iterator[list[SampleRequest]]:
-    """Cut requests, sorted by size (stably), into batches of ``batch_size`` or of about ``ATOMS_PER_BATCH`` atoms.
+    """Requests in batches as :func:`dao.batching.of_like_sizes` cuts them; walks of one begin at one time.
 
-    Walks of one batch begin at one time, those from noise first.
+    Those from noise come first.
     """
 
-    def begin(request: SampleRequest) -> float:
-        return 1.0 if request.start is None else request.start.time
+    def walk(request: SampleRequest) -> tuple[bool, float]:
+        return request.start is not None, -1.0 if request.start is None else -request.start.time
 
-    batch: list[SampleRequest] = []
-    for request in sorted(requests, key=lambda one: (one.start is not None, -begin(one), len(one.atomic_numbers))):
-        size = len(request.atomic_numbers)
-        full = len(batch) == batch_size if batch_size is not None else (len(batch) + 1) * size > ATOMS_PER_BATCH
-        other = bool(batch) and (
-            (request.start is None) != (batch[0].start is None) or begin(request) != begin(batch[0])
-        )
-        if batch and (full or other):
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
+    for _, alike in groupby(sorted(requests, key=walk), key=walk):
+        together = list(alike)
+        for places in of_like_sizes([len(request.atomic_numbers) for request in together], batch_size):
+            yield [together[i] for i in places]
 
 
 def sample(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dao.batching import ATOMS_PER_BATCH
 from dao.crystal import CrystalBatch
 from dao.models import Generator
 from dao.prediction.composition import Composition
@@ -28,7 +29,7 @@ from dao.prediction.sources import Sources
 from dao.processes.config import SamplerSettings
 from dao.progress import FormulaProgress
 from dao.sample_file import SampleFile, signature
-from dao.sampling import ATOMS_PER_BATCH, Sample, SampleRequest, check_requests, check_settings, sample
+from dao.sampling import Sample, SampleRequest, check_requests, check_settings, sample
 from dao.stages import SAMPLING, WEIGHTS, WRITING, stage
 from dao.weights import DEFAULT
 

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from dao.batching import batches
+from dao.batching import said_of
 from dao.crystal import Crystal, CrystalBatch
 from dao.device import choose_device
 from dao.errors import InputError
-from dao.geometry.cells import reduced
 from dao.prediction.energies import Structures, csv_text, doubts
 from dao.prediction.files import write_failures, write_text
 from dao.progress import CountProgress
@@ -41,14 +40,12 @@ class PropertyEnsemble:
     @torch.no_grad()
     def predict(self, crystals: Sequence[Crystal], *, batch_size: int | None = None) -> Float64[Tensor, "e m"]:
         """Property in its unit of crystals in whatever cell they are given, by each of E members."""
-        small = [reduced(crystal) for crystal in crystals]
-        values = torch.empty(len(self.members), len(small), dtype=torch.float64)
-        for places in batches(small, batch_size):
-            batch = CrystalBatch.from_crystals([small[i] for i in places], dtype=torch.float32)
-            for number, member in enumerate(self.members):
-                moved = batch.to(member.label_mean.device)
-                values[number, torch.tensor(places)] = member.predict(moved).double().cpu()
-        return values
+
+        def say(batch: CrystalBatch) -> list[Tensor]:
+            return list(torch.stack([member.predict(batch) for member in self.members], dim=1).double().cpu())
+
+        said = said_of(crystals, say, self.members[0].label_mean, batch_size=batch_size)
+        return torch.stack(said, dim=1) if said else torch.empty(len(self.members), 0, dtype=torch.float64)
 
 
 def load_ensemble(source: str, device: str) -> PropertyEnsemble:

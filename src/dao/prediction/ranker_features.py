@@ -53,6 +53,12 @@ def _highest(values: Floats) -> float:
     return -_lowest(-values)
 
 
+def _log_share(values: Floats, floor: float) -> Floats:
+    """(C,) log of each one's share of the sum of the exponentials of ``values``, at least ``floor``."""
+    below = values - _highest(values)
+    return np.clip(below - np.log(np.nansum(np.exp(below)) or 1.0), floor, 0.0)
+
+
 def _places(values: Floats) -> Floats:
     """(C,) place of each value, the smallest 0, nan where it is unknown."""
     places = np.full(len(values), math.nan)
@@ -91,12 +97,10 @@ def features(candidates: Sequence[Candidate], atomic_volumes: Floats) -> dict[st
     symmetry = np.maximum(_column(candidates, lambda one: one.log_symmetry), math.log(TINY))
     own = {
         "plausibility below highest": np.clip(odds, -20.0, 0.0),
-        "log share of plausibility": np.clip(odds - np.log(np.nansum(np.exp(odds)) or 1.0), -20.0, 0.0),
+        "log share of plausibility": _log_share(plausibility, -20.0),
         "most plausible": np.where(np.isfinite(odds), odds == 0.0, math.nan),
         "symmetry probability": np.exp(symmetry),
-        "log share of symmetry probability": np.clip(
-            symmetry - math.log(max(float(np.nansum(np.exp(symmetry))), TINY)), math.log(TINY), 0.0
-        ),
+        "log share of symmetry probability": _log_share(symmetry, math.log(TINY)),
         "in both": kinds["proposed"] * samples["found"],
         "log votes for space group": np.log(_column(candidates, lambda one: one.space_group_share) + 1e-3),
         "energy": np.clip(energy, -0.2, 1.0),
