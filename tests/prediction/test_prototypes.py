@@ -159,6 +159,16 @@ def test_volume_is_that_of_similar_crystals() -> None:
     assert volumes[216] / volumes[225] == pytest.approx((6.3 / 5.0) ** 3, rel=0.02)
 
 
+def test_volume_of_known_elements_is_theirs() -> None:
+    """However many crystals of like elements are larger or smaller than theirs."""
+    like = (("Na", "F"), ("K", "F"), ("Rb", "F"))
+    others = [toy(kind, pair, 5.0, f"{kind}{pair}") for kind in ("rocksalt", "zincblende") for pair in like]
+    table = table_of(toy("rocksalt", ("Cs", "F"), 6.0), toy("zincblende", ("Cs", "F"), 7.0), *others)
+    found = Proposer.of(table).propose(numbers("Cs", "F"), 2)
+    volumes = {one.space_group: one.crystal.volume for one in found}
+    assert volumes == {225: pytest.approx(6.0**3 / 4, rel=1e-3), 216: pytest.approx(7.0**3 / 4, rel=1e-3)}
+
+
 def test_a_crystal_in_a_box_of_nothing_is_not_followed_there() -> None:
     """Per-element volumes are a fit to all crystals, of which one in a large empty cell is one of many."""
     table = table_of(*(toy("rocksalt", pair, 5.6) for pair in (("K", "Br"), ("Na", "Br"), ("K", "Cl"))))

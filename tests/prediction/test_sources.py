@@ -56,13 +56,30 @@ def test_both_sources_in_turns_each_crystal_once(table: Path) -> None:
     assert [both[0].source, both[1].source] == ["prototype", "both"]
     assert both[1].space_group == "F-43m"
     assert (both[1].count, both[1].sample_indices) == (3, ((1, 0), (1, 1), (1, 2)))
-    # the prototype's geometry at the generator's volume
+    # the prototype's geometry, at a volume between both
     assert np.array_equal(both[1].crystal.frac_coords, second.crystal.frac_coords)
-    assert both[1].volume_per_atom == pytest.approx(zincblende.volume_per_atom)
+    low, high = sorted([second.volume_per_atom, zincblende.volume_per_atom])
+    assert low < both[1].volume_per_atom < high
     assert sorted(one.source for one in both) == ["both", "generator", "prototype", "prototype"]
     for alone, kept in ((merged(others, []), others), (merged([], own), own)):
         assert [one.record() for one in alone] == [one.record() for one in kept]
     assert {one.record()["prototype"] for one in others} == {None}
+
+
+def test_known_crystals_of_the_same_elements_say_the_volume(table: Path) -> None:
+    """A crystal of those elements in that structure has been measured; a sample is off by some per cent."""
+    proposal = proposed(Proposer.load(table), "NaCl", {1: (11, 17)}, 20, samples=5)[0]
+    assert (proposal.space_group, proposal.prototype_distance) == ("Fm-3m", 0.0)
+    (sample,) = generated(toy("rocksalt", ("Na", "Cl"), 6.2))
+    logs = {}
+    for distance in (0.0, 0.001, 0.1, 3.0, None):
+        (both,) = merged([sample], [replace(proposal, prototype_distance=distance)])
+        assert (both.source, both.judged_volume) == ("both", proposal.volume_per_atom)
+        apart = np.log(sample.volume_per_atom / proposal.volume_per_atom)
+        logs[distance] = np.log(sample.volume_per_atom / both.volume_per_atom) / apart
+    assert logs[0.0] == pytest.approx(1.0)
+    assert 1.0 > logs[0.001] > 0.5 > logs[0.1] > 0.2 > logs[3.0] >= 0.0
+    assert logs[None] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_of_both_geometries_the_more_symmetric_is_kept(table: Path) -> None:

@@ -32,6 +32,10 @@ CLOSEST = 0.63
 """Distance of two atoms over the sum of their covalent radii below which a proposal is dropped: coordinates that were
 averaged and rounded can bring atoms of a long cell together. None of 2,500 MP-20 validation crystals is below 0.64."""
 
+PROTOTYPE_VOLUME_SHARE, PROTOTYPE_VOLUME_REACH = 0.6, 0.15
+"""How much a prototype has to say of the volume of a crystal that the generator found, too: its share where elements
+are next to the same, and the distance of elements at which that has fallen to 1/e of it."""
+
 LARGER = 4
 """For so many proposals one more may come from cells beyond ``AUTO_MAX_ATOMS``, unless the smallest cell is beyond."""
 
@@ -190,9 +194,9 @@ def merged(
 ) -> list[Candidate]:
     """Both lists as one, each crystal once: in turns, beginning with the prototypes'.
 
-    A crystal that both found has the more symmetric of its geometries, else the prototype's, at the generator's volume,
-    which is the better one (docs/experiments.md), the generator's count, and the better of its two places. ``groups``
-    says which of both lists, the prototypes' first, are the same crystal, where that is known.
+    A crystal that both found has the more symmetric of its geometries, else the prototype's, at the volume that
+    :func:`_volume_of_both` says, the generator's count, and the better of its two places. ``groups`` says which of both
+    lists, the prototypes' first, are the same crystal, where that is known.
     """
     every = [*prototypes, *generated]
     places = [*(2 * i for i in range(len(prototypes))), *(2 * i + 1 for i in range(len(generated)))]
@@ -216,8 +220,8 @@ def _of_both(prototype: Candidate, samples: Sequence[Candidate]) -> Candidate:
     shown = max((prototype, *(one for one in samples if _tolerance(one) <= tolerance)), key=_symmetry)
     return replace(
         shown,
-        crystal=scaled(shown.crystal, max(samples, key=lambda one: one.count).volume_per_atom),
-        # plausibility was learned on volumes of prototypes: judged at the generator's, validation lists lose 0.4 points
+        crystal=scaled(shown.crystal, _volume_of_both(prototype, max(samples, key=lambda one: one.count))),
+        # plausibility was learned on volumes of prototypes: judged at others, validation lists lose 0.4 points
         judged_volume=shown.volume_per_atom,
         source="both",
         count=sum(one.count for one in samples),
@@ -228,6 +232,17 @@ def _of_both(prototype: Candidate, samples: Sequence[Candidate]) -> Candidate:
         prototype_members=prototype.prototype_members,
         prototype_share=prototype.prototype_share,
     )
+
+
+def _volume_of_both(prototype: Candidate, sample: Candidate) -> float:
+    """A^3 per atom: the prototype's where crystals of it with these very elements are known, else between the two.
+
+    The geometric mean of both, in which the prototype's counts the more, the more like the elements are that it is
+    known with; the constants are fitted to validation crystals (docs/experiments.md).
+    """
+    distance = math.inf if prototype.prototype_distance is None else prototype.prototype_distance
+    share = 1.0 if distance == 0.0 else PROTOTYPE_VOLUME_SHARE * math.exp(-distance / PROTOTYPE_VOLUME_REACH)
+    return prototype.volume_per_atom**share * sample.volume_per_atom ** (1.0 - share)
 
 
 def _tolerance(one: Candidate) -> float:

@@ -262,7 +262,13 @@ def _same(sets: Integers, elements: Integers, amounts: Integers) -> npt.NDArray[
 
 
 def _volume_ratio(prototype: Prototype, costs: Floats) -> float:
-    """By how much crystals of this prototype with the most similar elements are larger than their elements say."""
+    """By how much crystals of this prototype with the most similar elements are larger than their elements say.
+
+    Those of the same elements, where there are any, say it alone.
+    """
+    own = costs == 0.0
+    if own.any():
+        return float(np.clip(np.exp(np.log(prototype.volume_ratios[own]).mean()), *VOLUME_RATIOS))
     nearest = np.argsort(costs, kind="stable")[:NEIGHBOURS]
     nearest = nearest[np.isfinite(costs[nearest])]
     weights = prototype.members[nearest] / (NEAR + costs[nearest])
