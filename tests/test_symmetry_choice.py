@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from symmetric_toys import tiny_symmetric_generator
@@ -13,7 +15,7 @@ import dao.symmetry_choice
 from dao.networks.symmetry_search import SymmetryProposal
 from dao.processes.config import SamplerSettings
 from dao.sampling import SampleRequest
-from dao.symmetry_choice import SymmetryChoice
+from dao.symmetry_choice import FREE, SymmetryChoice, discoveries, free_coordinates
 
 NUMBERS = (8, 8, 14)
 PROPOSED = [SymmetryProposal(164, ((8, "d"), (14, "a")), 0.6), SymmetryProposal(12, ((8, "i"), (14, "a")), 0.4)]
@@ -27,10 +29,11 @@ def _proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dao.symmetry_choice, "propose", propose)
 
 
-def groups(free_share: float, requests: Sequence[SampleRequest]) -> list[int]:
+def chosen(free_probability: float, requests: Sequence[SampleRequest]) -> list[int]:
+    """Space group of each."""
     model = tiny_symmetric_generator()
     model.symmetry_prior = torch.nn.Identity()  # type: ignore[assignment]
-    choice = SymmetryChoice(model, SamplerSettings(free_share=free_share))
+    choice = SymmetryChoice(model, SamplerSettings(free_probability=free_probability))
     symmetry = choice.of_batch(requests, len(NUMBERS))
     assert symmetry is not None
     found: list[int] = symmetry.space_group.tolist()
@@ -40,26 +43,46 @@ def groups(free_share: float, requests: Sequence[SampleRequest]) -> list[int]:
     return found
 
 
-def test_without_a_free_share_all_samples_get_a_proposal() -> None:
-    found = groups(0.0, [SampleRequest(NUMBERS, i) for i in range(5)])
-    assert found == [164, 12, 164, 12, 164]
+def first(count: int, *arguments: Any) -> list[int]:
+    return list(islice(discoveries(*arguments), count))
 
 
-def test_a_share_of_samples_is_free_and_the_others_share_the_proposals_as_before() -> None:
-    found = groups(0.3, [SampleRequest(NUMBERS, i) for i in range(15)])
-    assert [i for i, group in enumerate(found) if group == 1] == [8, 11, 14]
-    assert [group for group in found if group != 1] == groups(0.0, [SampleRequest(NUMBERS, i) for i in range(12)])
-    assert [i for i, group in enumerate(groups(0.5, [SampleRequest(NUMBERS, i) for i in range(10)])) if group == 1] == [
-        6,
-        8,
-    ]
+def test_the_likeliest_proposal_comes_first_and_each_before_any_again() -> None:
+    """One and two coordinates are free: a second sample of the same would seldom find anything else."""
+    assert chosen(0.0, [SampleRequest(NUMBERS, i) for i in range(3)]) == [164, 12, 12]
+    assert chosen(0.0, [SampleRequest(NUMBERS, i) for i in (2, 0, 1)]) == [12, 164, 12]
+    assert [free_coordinates(one) for one in PROPOSED] == [1, 2]
+
+
+def test_a_choice_with_much_freedom_gets_several_samples() -> None:
+    shares = np.array([0.7, 0.25, 0.05])
+    assert first(5, shares, np.array([0, 0, 0]), 0.0) == [0, 1, 2, 0, 1]
+    assert first(6, shares, np.array([30, 30, 30]), 0.0).count(0) == 4
+    # the first is the likeliest, the next the likeliest to be right
+    assert first(2, np.array([0.6, 0.4]), np.array([40, 0]), 0.0) == [0, 1]
+
+
+def test_nothing_is_lost_of_the_order_where_all_is_used_up() -> None:
+    many = first(2000, np.array([0.6, 0.4]), np.array([0, 0]), 0.0)
+    assert many == [0, 1] * 1000
+
+
+def test_samples_without_symmetry_come_among_the_unlikely_proposals() -> None:
+    shares = np.array([0.8, 0.15, 0.03, 0.01, 0.005])
+    order = first(30, shares, np.zeros(5, dtype=np.int64), 0.0125)
+    # each finds less than the one before: another proposal gets its turn where it is likelier than that
+    assert order[:11] == [0, 1, 2, FREE, FREE, 3, FREE, FREE, FREE, FREE, 4]
+    assert set(order[11:]) == {FREE, 0}
+    assert FREE not in first(30, shares, np.zeros(5, dtype=np.int64), 0.0)
+    assert 1 in chosen(0.5, [SampleRequest(NUMBERS, i) for i in range(4)])
 
 
 def test_free_samples_have_every_atom_on_the_general_position() -> None:
-    choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(free_share=1.0))
-    assert choice._chosen(SampleRequest(NUMBERS, 5)) == (1, ((8, "a"), (8, "a"), (14, "a")))
+    choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(free_probability=1.0))
+    choice._proposals[NUMBERS, None] = PROPOSED
+    assert choice._chosen(SampleRequest(NUMBERS, 1)) == (1, ((8, "a"), (8, "a"), (14, "a")))
 
 
 def test_a_space_group_that_is_asked_for_is_given() -> None:
-    found = groups(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(8)])
+    found = chosen(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(8)])
     assert 1 not in found

@@ -7,7 +7,7 @@ Writes src/dao/weights/NAME/{model.safetensors (bfloat16 parameters), config.jso
 written by hand, because its figures are measured on what ships, after this. A NAME with a slash is a folder anywhere.
 ``--symmetry`` gives a symmetric flow the prior (and its memory) that it samples by: the flow's training does not
 depend on it, so both can be trained at the same time. ``--further-memory`` lets that prior ask another one's memory,
-too. ``--free-share`` and ``--temperature`` say how samples share out symmetries. ``--calibrate`` fits the factor of a
+too. ``--free-probability`` and ``--temperature`` say how samples share out symmetries. ``--calibrate`` fits the factor of a
 predictor's expected errors on the validation splits of those files: crystals it was trained on are known too well to
 say how far off it is elsewhere.
 """
@@ -71,7 +71,7 @@ def for_sampling(model: Generator, options: argparse.Namespace) -> Generator:
         model.symmetry_memory = replace(model.symmetry_memory, further=replace(further, further=None))
     changes = {
         "steps": options.steps,
-        "free_share": options.free_share,
+        "free_probability": options.free_probability,
         "space_group_temperature": options.temperature,
     }
     model.config = replace(model.config, sampler=model.config.sampler.updated(**changes))
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--symmetry", type=Path, help="folder of a trained symmetry prior")
     parser.add_argument("--further-memory", type=Path, help="folder of weights whose prior's memory is asked besides")
-    parser.add_argument("--free-share", type=float, help="of the samples, that no symmetry is handed to")
+    parser.add_argument("--free-probability", type=float, help="of samples that no symmetry is handed to")
     parser.add_argument("--temperature", type=float, help="at which samples share out symmetries")
     parser.add_argument("--steps", type=int, help="steps of the sampler, where other than in training")
     parser.add_argument("--float32", action="store_true", help="parameters as they were trained")
@@ -94,9 +94,9 @@ def main() -> None:
     model = MODELS[read_config(options.source).model].load(options.source)
     if isinstance(model, Generator) and options.calibrate:
         parser.error("--calibrate is for predictors")
-    of_generators = (options.symmetry, options.further_memory, options.free_share, options.temperature, options.steps)
+    of_generators = (options.symmetry, options.further_memory, options.free_probability, options.temperature, options.steps)
     if isinstance(model, Predictor) and any(one is not None for one in of_generators):
-        parser.error("--symmetry, --further-memory, --free-share, --temperature and --steps are for generators")
+        parser.error("--symmetry, --further-memory, --free-probability, --temperature and --steps are for generators")
     if isinstance(model, Generator):
         model = for_sampling(model, options)
     elif isinstance(model, Predictor) and options.calibrate:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dao.errors import InputError
-from dao.geometry.wyckoff import orbit_sites
+from dao.geometry.wyckoff import orbit_sites, wyckoff_positions
 from dao.models import Generator
 from dao.networks.symmetry_search import SymmetryProposal, propose
 from dao.processes.config import SamplerSettings
@@ -20,29 +20,47 @@ from dao.processes.symmetry import Symmetry
 if TYPE_CHECKING:
     from dao.sampling import SampleRequest
 
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_Asked = tuple[tuple[int, ...], int | None]
+"""Atomic numbers, and the space group that is asked for, if any."""
+
 PROPOSALS = 40
 """Assignments of Wyckoff positions that the samples of a composition share."""
 
 
-FIRST = 5
-"""Samples of a composition that all get a symmetry: they are the likeliest ones, and free ones are seldom right."""
+SELDOM = 1e-3
+"""At least so much of a choice's gain is left after a sample of it."""
 
-ROUNDING = 1e-9
-"""Added where shares are counted: 0.3 of ten samples are three."""
+HALF_FREE, STEEPNESS = 14.0, 1.4
+"""A sample of the right symmetry with so many free coordinates is right half of the time, and how that falls."""
+
+AGAIN = 0.6
+"""Another sample of a symmetry is right so much less often than the first where that was wrong: part of what is wrong
+is wrong for all."""
+
+FREE_AGAIN = 0.85
+"""The same for samples without symmetry. All four are read off 20 samples of 1,000 validation crystals each
+(docs/experiments.md)."""
+
+FREE = -1
+"""Choice of no proposal."""
 
 
 class SymmetryChoice:
     """Space group and Wyckoff positions of each sample, where the generator's process keeps them.
 
-    A sample that does not ask for its own gets its share of those that the symmetry prior proposes for its composition;
-    with a free share of 0.5, the seventh, ninth, eleventh and so on get none, and space group 1.
+    A sample that does not ask for its own gets one of those that the symmetry prior proposes for its composition, or
+    none (space group 1), as :func:`discoveries` says.
     """
 
     def __init__(self, model: Generator, settings: SamplerSettings) -> None:
         """Nothing is proposed yet."""
         self._prior, self._memory, self._table = model.symmetry_prior, model.symmetry_memory, model.symmetry_table
-        self._temperature, self._free_share = settings.space_group_temperature, settings.free_share
-        self._proposals: dict[tuple[tuple[int, ...], int | None], list[SymmetryProposal]] = {}
+        self._temperature, self._free_probability = settings.space_group_temperature, settings.free_probability
+        self._proposals: dict[_Asked, list[SymmetryProposal]] = {}
+        self._choices: dict[_Asked, tuple[list[int], Iterator[int]]] = {}
 
     def of_batch(self, requests: Sequence[SampleRequest], width: int) -> Symmetry | None:
         """The symmetry of a batch padded to ``width`` atoms; None for a process without."""
@@ -72,18 +90,59 @@ class SymmetryChoice:
     def _chosen(self, request: SampleRequest) -> tuple[int, tuple[tuple[int, str], ...]]:
         if request.orbits is not None and request.space_group is not None:
             return request.space_group, request.orbits
-        index = request.index
-        if request.space_group is None:
-            before, free = (math.floor(max(0, i - FIRST) * self._free_share + ROUNDING) for i in (index, index + 1))
-            if free > before:
-                return 1, tuple((number, "a") for number in request.atomic_numbers)
-            index -= free
-        proposals = self._proposals[request.atomic_numbers, request.space_group]
+        asked = (request.atomic_numbers, request.space_group)
+        proposals = self._proposals[asked]
         if not proposals:  # every composition fits space group 1, and an unfit one asked for is refused at once
             raise InputError(f"no Wyckoff positions found for {len(request.atomic_numbers)} atoms")
-        logits = np.log([one.probability for one in proposals]) / self._temperature
-        chosen = proposals[apportioned(np.exp(logits - logits.max()), index)]
-        return chosen.space_group, chosen.orbits
+        choice = self._choice(asked, request.index)
+        if choice == FREE:
+            return 1, tuple((number, "a") for number in request.atomic_numbers)
+        return proposals[choice].space_group, proposals[choice].orbits
+
+    def _choice(self, asked: _Asked, index: int) -> int:
+        """The same whichever samples are asked for before."""
+        if asked not in self._choices:
+            proposals = self._proposals[asked]
+            logits = np.log([one.probability for one in proposals]) / self._temperature
+            weights = np.exp(logits - logits.max())
+            free = self._free_probability if asked[1] is None else 0.0
+            freedom = [free_coordinates(one) for one in proposals]
+            self._choices[asked] = [], discoveries(weights / weights.sum(), np.array(freedom), free)
+        known, following = self._choices[asked]
+        while len(known) <= index:
+            known.append(next(following))
+        return known[index]
+
+
+def free_coordinates(proposal: SymmetryProposal) -> int:
+    """Coordinates of atoms that a symmetry leaves free."""
+    degrees = {one.letter: one.degrees for one in wyckoff_positions(proposal.space_group)}
+    return sum(degrees[letter] for _, letter in proposal.orbits)
+
+
+def discoveries(probabilities: Floats, freedom: Integers, free_probability: float) -> Iterator[int]:
+    """Choices for one sample after the other: the likeliest, then each the likeliest to find what all before missed.
+
+    With probability p that choice a is the right one, and q that one sample of it is right then, its n-th sample (from
+    0) finds the crystal with probability p q ((1 - q) :data:`AGAIN`)^n. Where nothing is free, a second sample tells
+    nothing new, and the next choice gets its turn.
+
+    Args:
+        probabilities: (P,) of each choice, at least one.
+        freedom: (P,) its free coordinates, which q falls with.
+        free_probability: of a sample without symmetry, :data:`FREE`; 0: none.
+
+    """
+    success = 1.0 / (1.0 + (freedom / HALF_FREE) ** STEEPNESS)
+    # logarithms: where all is used up, the order must not be lost
+    with np.errstate(divide="ignore"):
+        gains = np.log(np.append(probabilities * success, free_probability))
+    again = np.log(np.append(np.maximum((1.0 - success) * AGAIN, SELDOM), FREE_AGAIN))
+    choice = int(probabilities.argmax())
+    while True:
+        yield choice if choice < len(probabilities) else FREE
+        gains[choice] += again[choice]
+        choice = int(gains.argmax())
 
 
 def apportioned(shares: np.ndarray, index: int) -> int:

@@ -19,8 +19,8 @@ def sampler_note(settings: SamplerSettings) -> str:
         )
     if settings.space_group_temperature != 1.0:
         parts.append(f"symmetries shared out at temperature {settings.space_group_temperature:g}")
-    if settings.free_share:
-        parts.append(f"a share of {settings.free_share:g} without symmetry")
+    if settings.free_probability:
+        parts.append(f"probability {settings.free_probability:g} for samples without symmetry")
     parts += [f"at most {settings.attempts} walks a sample", settings.precision]
     return ", ".join(parts)
 

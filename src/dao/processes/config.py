@@ -62,12 +62,12 @@ class SamplerSettings:
     corrector_first: bool = True
     """Order within a step: the published code corrects, then predicts; the paper's Algorithm 1 the reverse."""
     space_group_temperature: float = 1.0
-    """Samples share out space groups in proportion to softmax(logits / temperature), the likeliest first."""
+    """Samples share out space groups, or proposals of symmetry, by softmax(logits / temperature)."""
 
-    free_share: float = 0.0
-    """Share of a composition's samples after the first five that no symmetry is handed to: every atom is free in space
-    group 1. For networks that were trained so, too (``data.free_share`` of a recipe), to find what the symmetry prior
-    does not think of."""
+    free_probability: float = 0.0
+    """Of a crystal's being found by a sample that no symmetry is handed to, every atom free in space group 1, where the
+    proposals of symmetry fail: how early such samples come among a composition's. For networks that were trained so,
+    too (``data.free_share`` of a recipe)."""
 
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
@@ -85,8 +85,8 @@ class SamplerSettings:
             raise InputError(f"sampler attempts must be at least 1, got {self.attempts}")
         if self.space_group_temperature <= 0:
             raise InputError("sampler space_group_temperature must be positive")
-        if not 0.0 <= self.free_share <= 1.0:
-            raise InputError(f"sampler free_share must be in [0, 1], got {self.free_share:g}")
+        if not 0.0 <= self.free_probability <= 1.0:
+            raise InputError(f"sampler free_probability must be in [0, 1], got {self.free_probability:g}")
         if self.corrector_step < 0:
             raise InputError(f"sampler corrector_step must not be negative, got {self.corrector_step:g}")
 
