@@ -7,9 +7,9 @@ Writes src/dao/weights/NAME/{model.safetensors (bfloat16 parameters), config.jso
 written by hand, because its figures are measured on what ships, after this. A NAME with a slash is a folder anywhere.
 ``--symmetry`` gives a symmetric flow the prior (and its memory) that it samples by: the flow's training does not
 depend on it, so both can be trained at the same time. ``--further-memory`` lets that prior ask another one's memory,
-too. ``--free-probability`` and ``--temperature`` say how samples share out symmetries. ``--calibrate`` fits the factor of a
-predictor's expected errors on the validation splits of those files: crystals it was trained on are known too well to
-say how far off it is elsewhere.
+too. ``--free-probability``, ``--temperature``, ``--volume-noise`` and ``--shape-noise`` are the sampler's settings.
+``--calibrate`` fits the factor of a predictor's expected errors on the validation splits of those files: crystals it
+was trained on are known too well to say how far off it is elsewhere.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def for_sampling(model: Generator, options: argparse.Namespace) -> Generator:
         "steps": options.steps,
         "free_probability": options.free_probability,
         "space_group_temperature": options.temperature,
+        "volume_noise": options.volume_noise,
+        "shape_noise": options.shape_noise,
     }
     model.config = replace(model.config, sampler=model.config.sampler.updated(**changes))
     return model
@@ -87,6 +89,8 @@ def main() -> None:
     parser.add_argument("--further-memory", type=Path, help="folder of weights whose prior's memory is asked besides")
     parser.add_argument("--free-probability", type=float, help="of samples that no symmetry is handed to")
     parser.add_argument("--temperature", type=float, help="at which samples share out symmetries")
+    parser.add_argument("--volume-noise", type=float, help="of the cell's volume that samples start from")
+    parser.add_argument("--shape-noise", type=float, help="of the cell's shape")
     parser.add_argument("--steps", type=int, help="steps of the sampler, where other than in training")
     parser.add_argument("--float32", action="store_true", help="parameters as they were trained")
     parser.add_argument("--calibrate", type=Path, action="append", default=[], help="file with a validation split")
@@ -94,9 +98,9 @@ def main() -> None:
     model = MODELS[read_config(options.source).model].load(options.source)
     if isinstance(model, Generator) and options.calibrate:
         parser.error("--calibrate is for predictors")
-    of_generators = (options.symmetry, options.further_memory, options.free_probability, options.temperature, options.steps)
-    if isinstance(model, Predictor) and any(one is not None for one in of_generators):
-        parser.error("--symmetry, --further-memory, --free-probability, --temperature and --steps are for generators")
+    given = {name for name, value in vars(options).items() if value not in (None, [], False)}
+    if isinstance(model, Predictor) and (wrong := sorted(given - {"source", "name", "float32", "calibrate"})):
+        parser.error(f"--{wrong[0].replace('_', '-')} is for generators")
     if isinstance(model, Generator):
         model = for_sampling(model, options)
     elif isinstance(model, Predictor) and options.calibrate:

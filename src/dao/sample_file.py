@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def signature(model: Generator, settings: SamplerSettings, seed: int, guidance: Guidance | None) -> dict[str, Any]:
     """What samples in a file must agree on to belong together; not batch size or device, which only round."""
     sampler = asdict(settings)
-    if not sampler["free_probability"]:
-        del sampler["free_probability"]  # as it was before there was one: such samples are the same
+    for name, unused in (("free_probability", 0.0), ("volume_noise", 1.0), ("shape_noise", 1.0)):
+        if sampler[name] == unused:
+            del sampler[name]  # as it was before there was such a setting: such samples are the same
     made_by = {"weights": model.fingerprint, "sampler": sampler, "seed": seed}
     return made_by if guidance is None else {**made_by, "guidance": guidance.record()}
 

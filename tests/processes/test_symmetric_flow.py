@@ -15,6 +15,7 @@ from torch import Tensor
 from dao.crystal import CrystalBatch
 from dao.data.store import pack_crystals
 from dao.data.symmetrized import pack_symmetric
+from dao.errors import InputError
 from dao.geometry.torus import log_map
 from dao.geometry.wyckoff import WYCKOFF_POSITIONS, site_table, wyckoff_index
 from dao.processes.base import Losses, Noised, NoiseSource, Prediction, State
@@ -111,6 +112,29 @@ def test_prior_and_paths_stay_in_the_group(groups: dict[int, Orbits], noise: Noi
     start = noised(flow, batch, 0.0, noise(len(batch), 1)).state
     torch.testing.assert_close(start.frac_coords, clean.frac_coords, rtol=0, atol=1e-9)
     torch.testing.assert_close(start.lattice, clean.lattice, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("groups", [KINDS, CROWDED])
+def test_a_sampler_begins_with_as_little_noise_of_the_cell_as_asked_for(
+    groups: dict[int, Orbits], noise: Noise
+) -> None:
+    flow, batch = process(), batch_of(groups)
+    clean = encoded(flow, batch)
+    symmetry = clean.known_symmetry
+    fixed = symmetry.fixed_lattice / flow.representation.deviation
+    prior = flow.prior(batch.mask, noise(len(batch)), symmetry)
+    for volume, shape in ((1.0, 1.0), (0.0, 1.0), (0.5, 0.0), (0.0, 0.5)):
+        settings = SamplerSettings(volume_noise=volume, shape_noise=shape)
+        begun = flow.beginning(batch.mask, noise(len(batch)), settings, symmetry)
+        assert_in_group(flow, begun, batch.mask)
+        assert torch.equal(begun.frac_coords, prior.frac_coords)
+        found, given = begun.lattice - fixed, prior.lattice - fixed
+        own, full = (numbers[:, :3].mean(1, keepdim=True) for numbers in (found, given))
+        torch.testing.assert_close(own, volume * full, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found[:, :3] - own, shape * (given[:, :3] - full), rtol=0, atol=1e-12)
+        torch.testing.assert_close(found[:, 3:], shape * given[:, 3:], rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match=r"volume_noise must be in \[0, 1\], got 2"):
+        SamplerSettings(volume_noise=2.0)
 
 
 def test_noise_is_aligned_along_polar_directions_alone(noise: Noise) -> None:

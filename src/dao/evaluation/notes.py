@@ -19,6 +19,10 @@ def sampler_note(settings: SamplerSettings) -> str:
         )
     if settings.space_group_temperature != 1.0:
         parts.append(f"symmetries shared out at temperature {settings.space_group_temperature:g}")
+    if (settings.volume_noise, settings.shape_noise) != (1.0, 1.0):
+        parts.append(
+            f"{settings.volume_noise:g} of the noise of volumes and {settings.shape_noise:g} of that of shapes"
+        )
     if settings.free_probability:
         parts.append(f"probability {settings.free_probability:g} for samples without symmetry")
     parts += [f"at most {settings.attempts} walks a sample", settings.precision]

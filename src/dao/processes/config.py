@@ -57,6 +57,11 @@ class SamplerSettings:
     coordinate_velocity_scale: float = 0.0
     """s in v (1 + s (1 - t)), flow only: speeds the coordinates up towards the data."""
     lattice_velocity_scale: float = 0.0
+    volume_noise: float = 1.0
+    """How much noise of the cell's volume a sample starts from, in units of training's; ``symmetric_flow`` only. With 0
+    its volume is the one that the network expects, not one of those that it holds for possible."""
+    shape_noise: float = 1.0
+    """The same for the other numbers of the cell."""
     corrector_step: float = 1e-5
     """Langevin step of the corrector, in units of (sigma_t / sigma_1)^2 (diffusion)."""
     corrector_first: bool = True
@@ -87,6 +92,9 @@ class SamplerSettings:
             raise InputError("sampler space_group_temperature must be positive")
         if not 0.0 <= self.free_probability <= 1.0:
             raise InputError(f"sampler free_probability must be in [0, 1], got {self.free_probability:g}")
+        for name in ("volume_noise", "shape_noise"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"sampler {name} must be in [0, 1], got {getattr(self, name):g}")
         if self.corrector_step < 0:
             raise InputError(f"sampler corrector_step must not be negative, got {self.corrector_step:g}")
 
