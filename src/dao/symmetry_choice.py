@@ -40,7 +40,7 @@ AGAIN = 0.6
 """Another sample of a symmetry is right so much less often than the first where that was wrong: part of what is wrong
 is wrong for all."""
 
-FREE_AGAIN = 0.85
+FREE_AGAIN = 0.75
 """The same for samples without symmetry. All four are read off 20 samples of 1,000 validation crystals each
 (docs/experiments.md)."""
 

@@ -115,9 +115,7 @@ def test_prior_and_paths_stay_in_the_group(groups: dict[int, Orbits], noise: Noi
 
 
 @pytest.mark.parametrize("groups", [KINDS, CROWDED])
-def test_a_sampler_begins_with_as_little_noise_as_asked_for(
-    groups: dict[int, Orbits], noise: Noise
-) -> None:
+def test_a_sampler_begins_with_as_little_noise_as_asked_for(groups: dict[int, Orbits], noise: Noise) -> None:
     flow, batch = process(), batch_of(groups)
     clean = encoded(flow, batch)
     symmetry = clean.known_symmetry
