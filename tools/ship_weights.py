@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--symmetry", type=Path, help="folder of a trained symmetry prior")
     parser.add_argument("--further-memory", type=Path, help="folder of weights whose prior's memory is asked besides")
-    parser.add_argument("--free-probability", type=float, help="of samples that no symmetry is handed to")
+    parser.add_argument("--free-probability", type=float, help="of what a sample without symmetry finds")
     parser.add_argument("--temperature", type=float, help="at which samples share out symmetries")
     parser.add_argument("--volume-noise", type=float, help="of the cell's volume that samples start from")
     parser.add_argument("--shape-noise", type=float, help="of the cell's shape")
@@ -98,7 +98,7 @@ def main() -> None:
     model = MODELS[read_config(options.source).model].load(options.source)
     if isinstance(model, Generator) and options.calibrate:
         parser.error("--calibrate is for predictors")
-    given = {name for name, value in vars(options).items() if value not in (None, [], False)}
+    given = {name for name, value in vars(options).items() if value is not None and value != parser.get_default(name)}
     if isinstance(model, Predictor) and (wrong := sorted(given - {"source", "name", "float32", "calibrate"})):
         parser.error(f"--{wrong[0].replace('_', '-')} is for generators")
     if isinstance(model, Generator):

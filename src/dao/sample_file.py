@@ -26,6 +26,8 @@ def signature(model: Generator, settings: SamplerSettings, seed: int, guidance: 
         if sampler[name] == unused:
             del sampler[name]  # as it was before there was such a setting: such samples are the same
     made_by = {"weights": model.fingerprint, "sampler": sampler, "seed": seed}
+    if model.symmetry_table is not None:
+        made_by["symmetries"] = "by discoveries"  # before: shared out in proportion; such samples are others
     return made_by if guidance is None else {**made_by, "guidance": guidance.record()}
 
 

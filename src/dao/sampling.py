@@ -32,9 +32,6 @@ from dao.processes.guidance import Guidance, guided
 from dao.sampling_start import Start, started, times_from
 from dao.symmetry_choice import SymmetryChoice, apportioned
 
-"""Default size of a batch; larger ones are no faster on a CPU."""
-
-
 OnState = Callable[[float, CrystalBatch], None]
 """Called with the time (1 = noise, 0 = data) and the crystals of a batch at it."""
 

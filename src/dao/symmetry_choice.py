@@ -30,19 +30,19 @@ PROPOSALS = 40
 """Assignments of Wyckoff positions that the samples of a composition share."""
 
 
-SELDOM = 1e-3
-"""At least so much of a choice's gain is left after a sample of it."""
-
 HALF_FREE, STEEPNESS = 14.0, 1.4
-"""A sample of the right symmetry with so many free coordinates is right half of the time, and how that falls."""
+"""A sample of the right symmetry with c free coordinates is right with probability 1 / (1 + (c / HALF_FREE)^STEEPNESS).
+These and the next two are rough readings of 20 samples of each of 1,000 validation crystals (docs/experiments.md)."""
 
 AGAIN = 0.6
 """Another sample of a symmetry is right so much less often than the first where that was wrong: part of what is wrong
 is wrong for all."""
 
 FREE_AGAIN = 0.75
-"""The same for samples without symmetry. All four are read off 20 samples of 1,000 validation crystals each
-(docs/experiments.md)."""
+"""What another sample without symmetry finds, of what the one before did."""
+
+SELDOM = 1e-3
+"""At least so much of a proposal's gain is left after a sample of it, so that none is ever done with."""
 
 FREE = -1
 """Choice of no proposal."""
@@ -123,14 +123,15 @@ def free_coordinates(proposal: SymmetryProposal) -> int:
 def discoveries(probabilities: Floats, freedom: Integers, free_probability: float) -> Iterator[int]:
     """Choices for one sample after the other: the likeliest, then each the likeliest to find what all before missed.
 
-    With probability p that choice a is the right one, and q that one sample of it is right then, its n-th sample (from
-    0) finds the crystal with probability p q ((1 - q) :data:`AGAIN`)^n. Where nothing is free, a second sample tells
-    nothing new, and the next choice gets its turn.
+    With probability p that a choice is the right one, and q that one sample of it is right then, its n-th sample (from
+    0) finds the crystal with probability p q max((1 - q) :data:`AGAIN`, :data:`SELDOM`)^n. Where no coordinate is free,
+    a second sample tells next to nothing new, and the next choice gets its turn. Samples without symmetry are one more
+    choice, with ``free_probability`` :data:`FREE_AGAIN`^n.
 
     Args:
         probabilities: (P,) of each choice, at least one.
         freedom: (P,) its free coordinates, which q falls with.
-        free_probability: of a sample without symmetry, :data:`FREE`; 0: none.
+        free_probability: of the first sample without symmetry (:data:`FREE`); 0: none.
 
     """
     success = 1.0 / (1.0 + (freedom / HALF_FREE) ** STEEPNESS)

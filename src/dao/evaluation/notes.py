@@ -24,7 +24,7 @@ def sampler_note(settings: SamplerSettings) -> str:
             f"{settings.volume_noise:g} of the noise of volumes and {settings.shape_noise:g} of that of shapes"
         )
     if settings.free_probability:
-        parts.append(f"probability {settings.free_probability:g} for samples without symmetry")
+        parts.append(f"samples without symmetry where each is held to find {settings.free_probability:g}")
     parts += [f"at most {settings.attempts} walks a sample", settings.precision]
     return ", ".join(parts)
 

@@ -237,8 +237,9 @@ def _of_both(prototype: Candidate, samples: Sequence[Candidate]) -> Candidate:
 def _volume_of_both(prototype: Candidate, sample: Candidate) -> float:
     """A^3 per atom: the prototype's where crystals of it with these very elements are known, else between the two.
 
-    The geometric mean of both, in which the prototype's counts the more, the more like the elements are that it is
-    known with; the constants are fitted to validation crystals (docs/experiments.md).
+    Known crystals of these elements are what is asked for; they hardly occur in benchmarks, so nothing is fitted there.
+    Else the geometric mean of both, in which the prototype's counts the more, the more like the elements are that it is
+    known with: fitted to validation crystals (docs/experiments.md).
     """
     distance = math.inf if prototype.prototype_distance is None else prototype.prototype_distance
     share = 1.0 if distance == 0.0 else PROTOTYPE_VOLUME_SHARE * math.exp(-distance / PROTOTYPE_VOLUME_REACH)

@@ -58,8 +58,8 @@ class SamplerSettings:
     """s in v (1 + s (1 - t)), flow only: speeds the coordinates up towards the data."""
     lattice_velocity_scale: float = 0.0
     volume_noise: float = 1.0
-    """How much noise of the cell's volume a sample starts from, in units of training's; ``symmetric_flow`` only. With 0
-    its volume is the one that the network expects, not one of those that it holds for possible."""
+    """How much noise of the cell's volume a walk from noise begins with, in units of training's; ``symmetric_flow``
+    only. With 0 the volume is the one that the network expects, not one of those that it holds for possible."""
     shape_noise: float = 1.0
     """The same for the other numbers of the cell."""
     corrector_step: float = 1e-5
@@ -70,9 +70,9 @@ class SamplerSettings:
     """Samples share out space groups, or proposals of symmetry, by softmax(logits / temperature)."""
 
     free_probability: float = 0.0
-    """Of a crystal's being found by a sample that no symmetry is handed to, every atom free in space group 1, where the
-    proposals of symmetry fail: how early such samples come among a composition's. For networks that were trained so,
-    too (``data.free_share`` of a recipe)."""
+    """Of finding what no proposal of symmetry finds by a sample that none is handed to, every atom free in space group
+    1. No share of the samples: it says how early such samples come among a composition's (0.0125: six of 20, on
+    average). For networks that were trained so, too (``data.free_share`` of a recipe)."""
 
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
@@ -107,9 +107,11 @@ def check_sampler(process: ProcessConfig, sampler: SamplerSettings) -> None:
     """Check that a process can be walked back in that way.
 
     Raises:
-        InputError: a method of another process, or more steps than a diffusion has.
+        InputError: a method or setting of another process, or more steps than a diffusion has.
 
     """
+    if process.kind != "symmetric_flow" and (sampler.volume_noise, sampler.shape_noise) != (1.0, 1.0):
+        raise InputError(f"sampler.volume_noise and shape_noise must be 1 for process.kind {process.kind!r}")
     methods = METHODS[process.kind]
     if sampler.method and sampler.method not in methods:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Training: one readable loop that logs, validates, checkpoints and resumes as if it had never stopped.
+"""Training of generators and predictors: logged, validated, checkpointed and resumed as if it had never stopped.
 
 The same command on the same folder goes on where it stopped. The folder holds ``recipe.json``, ``log.csv`` (one line
 every few steps), ``validation.csv``, one ``checkpoint-STEP``, ``best`` (averaged weights with the best validation
@@ -8,7 +8,6 @@ figure), ``last``, and ``snapshots`` where the recipe asks for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from dao.models import CrystalModel
 from dao.training.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.logs import RunLog, TrainingProgress, check_tensorboard
-from dao.training.loop import Counters, TrainingLoop, keep_silent, stands_at
+from dao.training.loop import Counters, Tell, TrainingLoop, keep_silent, take_up
 from dao.training.optimizing import clip_gradients, make_optimizer
 from dao.training.standing import same_settings
 from dao.training.tasks import Task, task_of
@@ -86,7 +85,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     progress: bool = True,
-    note: Callable[[str], None] | None = None,
+    note: Tell | None = None,
 ) -> Path:
     """Train by a recipe and return the folder of the final averaged weights.
 
@@ -110,7 +109,7 @@ def train(
     """
     tell = note or keep_silent
     chosen_device = choose_device(device)
-    finished, checkpoint = stands_at(out, recipe, resume=resume, tell=tell)
+    finished, checkpoint = take_up(out, recipe, resume=resume, tell=tell)
     if finished:
         return out / "last"
     if recipe.record.tensorboard:
@@ -141,7 +140,7 @@ def train_packed(
     data: Path,
     device: str = "auto",
     progress: bool = True,
-    note: Callable[[str], None] | None = None,
+    note: Tell | None = None,
 ) -> Path:
     """The same for crystals that are in memory already, read from ``data``.
 
@@ -151,7 +150,7 @@ def train_packed(
     """
     tell = note or keep_silent
     chosen_device = choose_device(device)
-    finished, checkpoint = stands_at(out, recipe, resume=False, tell=keep_silent)
+    finished, checkpoint = take_up(out, recipe, resume=False, tell=keep_silent)
     if finished:
         return out / "last"
     return _Run(recipe, task, training_set, chosen_device, out, data, tell).run(checkpoint, progress=progress)
@@ -168,7 +167,7 @@ class _Run(TrainingLoop["Recipe | PredictorRecipe | PropertyRecipe", Progress]):
         device: torch.device,
         out: Path,
         data: Path,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         super().__init__(recipe, Progress(), out, tell)
         self.task, self.device, self.data = task, device, data
@@ -195,7 +194,7 @@ class _Run(TrainingLoop["Recipe | PredictorRecipe | PropertyRecipe", Progress]):
     def _ended(self) -> bool:
         return super()._ended() or 0 < self.recipe.validation.patience <= self.progress.stale
 
-    def _after_step(self, log: RunLog, bar: TrainingProgress) -> bool:
+    def _validated(self, log: RunLog, bar: TrainingProgress) -> bool:
         recipe, state = self.recipe, self.progress
         due = recipe.validation.crystals > 0 and (
             state.crystals - state.validated_at >= recipe.validation.every or state.step == self.steps

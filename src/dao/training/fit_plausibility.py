@@ -7,7 +7,7 @@ weights of a :class:`~dao.property_model.PropertyPredictor`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from dao.training.ema import ExponentialAverage
 from dao.training.fit import TrainingNoise, learning_rate_factor
 from dao.training.fit_symmetry import epoch_batches
 from dao.training.initial import load_initial_trunk, trust_limits
-from dao.training.loop import Counters, Tell, TrainingLoop, keep_silent, stands_at
+from dao.training.loop import Counters, Tell, TrainingLoop, keep_silent, take_up
 from dao.training.optimizing import clip_gradients, make_optimizer
 from dao.training.plausibility_lists import CandidateLists, KnownCrystals, candidate_lists, read_sources
 from dao.training.plausibility_objective import jittered, listwise
@@ -56,7 +56,7 @@ def train_plausibility(
     device: str = "auto",
     resume: bool = False,
     progress: bool = True,
-    note: Callable[[str], None] | None = None,
+    note: Tell | None = None,
 ) -> Path:
     """Train by a recipe and return the folder of the final averaged weights.
 
@@ -79,7 +79,7 @@ def train_plausibility(
     """
     tell = note or keep_silent
     chosen_device = choose_device(device)
-    finished, checkpoint = stands_at(out, recipe, resume=resume, tell=tell)
+    finished, checkpoint = take_up(out, recipe, resume=resume, tell=tell)
     if finished:
         return out / "last"
     weights = local_folder(resolve(recipe.initial_weights))

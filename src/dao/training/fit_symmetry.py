@@ -7,7 +7,6 @@ The same command on the same folder goes on where it stopped. The folder holds `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ from dao.symmetry_weights import save_symmetry
 from dao.training.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from dao.training.initial import load_initial_symmetry
 from dao.training.logs import RunLog, TrainingProgress
-from dao.training.loop import Counters, TrainingLoop, keep_silent, stands_at
+from dao.training.loop import Counters, Tell, TrainingLoop, keep_silent, take_up
 from dao.training.standing import same_settings, write_recipe
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def train_symmetry(
     device: str = "auto",
     resume: bool = False,
     progress: bool = True,
-    note: Callable[[str], None] | None = None,
+    note: Tell | None = None,
 ) -> Path:
     """Train by a recipe and return the folder of the final weights, memory of the training set included.
 
@@ -96,7 +95,7 @@ def train_symmetry(
     tell = note or keep_silent
     if device not in {"auto", "cpu"}:
         raise InputError(f"--device {device}: the symmetry prior is trained on the CPU")
-    finished, checkpoint = stands_at(out, recipe, resume=resume, tell=tell)
+    finished, checkpoint = take_up(out, recipe, resume=resume, tell=tell)
     if finished:
         return out / "last"
     sets = _read(recipe, data, tell)
@@ -105,7 +104,7 @@ def train_symmetry(
     return _Run(recipe, out, sets, progress=progress, tell=tell).run(checkpoint, progress=progress)
 
 
-def _read(recipe: SymmetryRecipe, data: Path | None, tell: Callable[[str], None]) -> _Sets:
+def _read(recipe: SymmetryRecipe, data: Path | None, tell: Tell) -> _Sets:
     wanted = recipe.data
     path = training_file(wanted.file, data)
     training = load_packed(path, split=wanted.train_split, max_atoms=wanted.max_atoms, split_optional=True, note=tell)
@@ -168,9 +167,7 @@ def teacher_forced(model: SymmetryPrior, data: SymmetryBatch) -> dict[str, float
 class _Run(TrainingLoop["SymmetryRecipe", Progress]):
     """The state of one training."""
 
-    def __init__(
-        self, recipe: SymmetryRecipe, out: Path, sets: _Sets, *, progress: bool, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, recipe: SymmetryRecipe, out: Path, sets: _Sets, *, progress: bool, tell: Tell) -> None:
         super().__init__(recipe, Progress(), out, tell)
         self.file = sets.file
         tell(f"{out}: finds space groups and Wyckoff positions (3 ms a crystal), kept in this folder")
@@ -209,7 +206,7 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
             self._batches = epoch_batches(self.lengths, self.recipe.batch_size, self.recipe.seed, epoch)
         return self.data.rows(torch.from_numpy(self._batches[place]))
 
-    def _after_step(self, log: RunLog, bar: TrainingProgress) -> bool:
+    def _validated(self, log: RunLog, bar: TrainingProgress) -> bool:
         state = self.progress
         ended = state.step % self.steps_per_epoch == 0
         if ended and self.validation is not None:
@@ -220,12 +217,10 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         return ended
 
     def _finish(self) -> Path:
-        record = self._record(f"{self.file.name}, {len(self.data)} crystals", self._epochs(), "cpu")
+        epochs = self.progress.crystals / len(self.data)
+        record = self._record(f"{self.file.name}, {len(self.data)} crystals", epochs, "cpu")
         save_symmetry(self.out / "last", self.model, self.memory, record | {"validation": self.progress.validation})
         return self.out / "last"
-
-    def _epochs(self) -> float:
-        return self.progress.crystals / len(self.data)
 
     def _validate(self, data: SymmetryBatch) -> dict[str, float]:
         """Figures with similar compositions and, where training hides them at times, without."""

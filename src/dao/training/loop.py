@@ -57,8 +57,10 @@ def keep_silent(text: str) -> None:
     del text
 
 
-def stands_at(out: Path, recipe: AnyRecipe, *, resume: bool, tell: Tell) -> tuple[bool, Checkpoint | None]:
+def take_up(out: Path, recipe: AnyRecipe, *, resume: bool, tell: Tell) -> tuple[bool, Checkpoint | None]:
     """Whether a training in the folder ``out`` is finished, and else the checkpoint to go on from, if there is one.
+
+    From here on torch has as many threads as the recipe says.
 
     Raises:
         InputError: as :func:`dao.training.standing.standing`, or a broken checkpoint.
@@ -69,6 +71,8 @@ def stands_at(out: Path, recipe: AnyRecipe, *, resume: bool, tell: Tell) -> tupl
         weights = " and ".join(str(out / name) for name in ("best", "last") if (out / name).exists())
         tell(f"{out}: this training is finished; its weights are {weights}")
         return True, None
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
     path = latest_checkpoint(out) if state == "unfinished" else None
     return False, load_checkpoint(path) if path is not None else None
 
@@ -90,8 +94,6 @@ class TrainingLoop(ABC, Generic[_Recipe, _Counters]):
     def __init__(self, recipe: _Recipe, counters: _Counters, out: Path, tell: Tell) -> None:
         self.recipe, self.progress, self.out, self.tell = recipe, counters, out, tell
         self._saved_step = -1
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
 
     @abstractmethod
     def _step(self) -> dict[str, Tensor]:
@@ -109,8 +111,8 @@ class TrainingLoop(ABC, Generic[_Recipe, _Counters]):
     def _finish(self) -> Path:
         """Write the final weights; returns their folder."""
 
-    def _after_step(self, log: RunLog, bar: TrainingProgress) -> bool:
-        """Validate and the like, where due; whether to write a checkpoint now."""
+    def _validated(self, log: RunLog, bar: TrainingProgress) -> bool:
+        """What is due after a step, validation above all; whether something was that asks for a checkpoint."""
         del log, bar
         return False
 
@@ -165,7 +167,7 @@ class TrainingLoop(ABC, Generic[_Recipe, _Counters]):
                 bar.update(state.step, figures, state.crystals / max(state.seconds, 1e-9))
                 if state.step % recipe.record.log_steps == 0 or state.step == self.steps:
                     log.training(state.step, state.crystals, state.seconds, {k: float(v) for k, v in figures.items()})
-                due = self._after_step(log, bar)
+                due = self._validated(log, bar)
                 look_at_the_clock()
                 if due or time.monotonic() - written >= recipe.record.checkpoint_seconds:
                     self._save()
