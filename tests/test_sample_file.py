@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from symmetric_toys import tiny_symmetric_generator
 
 from dao.crystal import Crystal
 from dao.errors import InputError
-from dao.sample_file import SampleFile
+from dao.processes.config import SamplerSettings
+from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest
 
 SIGNATURE = {"weights": "abc", "sampler": {"steps": 3}, "seed": 0}
@@ -29,6 +31,17 @@ def equal(one: Sample, other: Sample) -> bool:
     arrays = ("atomic_numbers", "frac_coords", "lattice")
     same = all(np.array_equal(getattr(one.crystal, name), getattr(other.crystal, name)) for name in arrays)
     return same and (one.request, one.failure) == (other.request, other.failure)
+
+
+def test_samples_belong_together_by_all_that_they_depend_on() -> None:
+    model, settings = tiny_symmetric_generator(), SamplerSettings(steps=3)
+    made_by = signature(model, settings, 0, None)
+    for changes in ({"volume_noise": 0.5}, {"shape_noise": 0.0}, {"free_probability": 0.1}, {"steps": 4}):
+        assert signature(model, settings.updated(**changes), 0, None) != made_by, changes
+    assert signature(model, settings, 1, None) != made_by
+    # as they were signed before there were such settings, and before symmetries were given out otherwise
+    assert not {"volume_noise", "shape_noise", "free_probability"} & made_by["sampler"].keys()
+    assert "symmetries" in made_by
 
 
 def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dao.crystal import Crystal
 from dao.geometry.cells import space_group as group_of
 from dao.geometry.wyckoff import orbit_sites
 from dao.models import Generator
+from dao.processes.config import SamplerSettings
 from dao.sampling import Sample, SampleRequest, sample
 from dao.training.objectives import generator_objective
 
@@ -109,6 +110,21 @@ def test_samples_of_one_request_differ(model: Generator) -> None:
     first, second = (crystal_of(one) for one in made.values())
     assert np.abs(first.lattice - second.lattice).max() > 1e-3
     assert np.abs(first.frac_coords - second.frac_coords).max() > 1e-3
+
+
+@pytest.mark.usefixtures("lenient")
+def test_samples_begin_with_the_noise_of_the_cell_that_is_asked_for(model: Generator) -> None:
+    """Without noise of the volume, and with a network that says little, volumes are all but one."""
+    asked = [
+        SampleRequest(request(1, 0).atomic_numbers, i, space_group=1, orbits=request(1, 0).orbits) for i in range(6)
+    ]
+
+    def volumes(**settings: float) -> list[float]:
+        walked = sample(model, asked, seed=3, settings=SamplerSettings(steps=1, **settings))
+        return [one.crystal.volume for batch in walked for one in batch if one.crystal is not None]
+
+    spread, still = (np.std(np.log(volumes(volume_noise=noise))) for noise in (1.0, 0.0))
+    assert still < 0.5 * spread
 
 
 def test_files_round_trip(tmp_path: Path) -> None:

@@ -83,6 +83,14 @@ def test_free_samples_have_every_atom_on_the_general_position() -> None:
     assert choice._chosen(SampleRequest(NUMBERS, 1)) == (1, ((8, "a"), (8, "a"), (14, "a")))
 
 
-def test_a_space_group_that_is_asked_for_is_given() -> None:
-    found = chosen(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(8)])
-    assert 1 not in found
+def test_of_a_space_group_that_is_asked_for_none_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the prior is asked for proposals of that group."""
+    asked: list[int | None] = []
+
+    def propose(_model: Any, compositions: Sequence[Any], *_: Any, space_group: int | None) -> list[Any]:
+        asked.append(space_group)
+        return [[one for one in PROPOSED if one.space_group == space_group] for _ in compositions]
+
+    monkeypatch.setattr(dao.symmetry_choice, "propose", propose)
+    assert chosen(1.0, [SampleRequest(NUMBERS, i, space_group=12) for i in range(8)]) == [12] * 8
+    assert asked == [12]
