@@ -148,8 +148,6 @@ def warnings_of(report: Report, candidate: Candidate) -> list[str]:
     """What speaks against this candidate."""
     found = []
     of_generator = candidate.source != "prototype"
-    if of_generator and candidate.count == 1 and candidate.samples > 1:
-        found.append(f"Found only once in {candidate.samples} samples.")
     if of_generator and report.trained_atoms is not None and candidate.num_atoms > report.trained_atoms:
         found.append(
             f"Its primitive cell has {candidate.num_atoms} atoms; the generator was trained on cells of at most "
