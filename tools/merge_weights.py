@@ -49,7 +49,7 @@ def _record(one: dict[str, Any], other: dict[str, Any], shared: int) -> dict[str
     if not 0 <= shared <= min(seen):
         raise InputError(f"they cannot share {shared} crystals: one saw {min(seen)}")
     new = sum(seen) - shared
-    of_both = {
+    of_both: dict[str, Any] = {
         name: round(one[name] + other[name] * (seen[1] - shared) / seen[1], 6)
         for name in ("hours", "cpu_hours", "epochs", "steps")
         if name in one and name in other

@@ -16,6 +16,7 @@ from dao.batching import said_of
 from dao.crystal import Crystal, CrystalBatch
 from dao.device import choose_device
 from dao.errors import InputError
+from dao.geometry.cells import reduced
 from dao.prediction.energies import Structures, csv_text, doubts
 from dao.prediction.files import write_failures, write_text
 from dao.progress import CountProgress
