@@ -205,10 +205,11 @@ class _Run(TrainingLoop["Recipe | PredictorRecipe | PropertyRecipe", Progress]):
         return due
 
     def _finish(self) -> Path:
-        final = self.out / "last"
-        self._averaged().save(final)
         if not (self.out / "best").exists():
             self._averaged().save(self.out / "best")
+        # the last of all: where it is, the training counts as finished
+        final = self.out / "last"
+        self._averaged().save(final)
         return final
 
     def _step(self) -> dict[str, Tensor]:
