@@ -282,7 +282,7 @@ def _sample_batch(
     if starts and symmetry is not None:
         state = started(model.process, starts, symmetry, numbers, mask, noise)
     else:
-        state = model.process.beginning(mask, noise, settings, symmetry)
+        state = model.process.calmed(model.process.prior(mask, noise, symmetry), settings)
     groups = _space_groups(model, requests, numbers, mask, seed, settings)
 
     def denoise(at: State, time: Tensor) -> Prediction:

@@ -123,7 +123,7 @@ def test_a_sampler_begins_with_as_little_noise_as_asked_for(groups: dict[int, Or
     prior = flow.prior(batch.mask, noise(len(batch)), symmetry)
     for volume, shape in ((1.0, 1.0), (0.0, 1.0), (0.5, 0.0), (0.0, 0.5)):
         settings = SamplerSettings(volume_noise=volume, shape_noise=shape)
-        begun = flow.beginning(batch.mask, noise(len(batch)), settings, symmetry)
+        begun = flow.calmed(flow.prior(batch.mask, noise(len(batch)), symmetry), settings)
         assert_in_group(flow, begun, batch.mask)
         assert torch.equal(begun.frac_coords, prior.frac_coords)
         found, given = begun.lattice - fixed, prior.lattice - fixed

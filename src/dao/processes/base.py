@@ -118,16 +118,10 @@ class Process(nn.Module, ABC):
     def prior(self, mask: Bool[Tensor, "b n"], noise: NoiseSource, symmetry: Symmetry | None = None) -> State:
         """The state at t = 1, within ``symmetry`` where the process keeps one."""
 
-    def beginning(
-        self,
-        mask: Bool[Tensor, "b n"],
-        noise: NoiseSource,
-        settings: SamplerSettings,
-        symmetry: Symmetry | None = None,
-    ) -> State:
-        """Where a sampler starts: the state at t = 1, with as little noise as the settings say."""
+    def calmed(self, prior: State, settings: SamplerSettings) -> State:
+        """A draw of the prior, as a sampler starts from it: with as little noise as the settings say."""
         del settings
-        return self.prior(mask, noise, symmetry)
+        return prior
 
     @abstractmethod
     def times(self, steps: int) -> list[float]:

@@ -105,21 +105,14 @@ class SymmetricFlow(Process):
         lattice = symmetry.project_lattice(noise.normal(self.representation.dimension)) + fixed
         return State(symmetry.expand(free), lattice, symmetry)
 
-    def beginning(
-        self,
-        mask: Bool[Tensor, "b n"],
-        noise: NoiseSource,
-        settings: SamplerSettings,
-        symmetry: Symmetry | None = None,
-    ) -> State:
-        """The prior with less noise in volume and shape of the cell: fewer and likelier cells are come to."""
-        state = self.prior(mask, noise, symmetry)
-        fixed = state.known_symmetry.fixed_lattice / self.representation.deviation
-        free = state.lattice - fixed
+    def calmed(self, prior: State, settings: SamplerSettings) -> State:
+        """With less noise in volume and shape of the cell: fewer and likelier cells are come to."""
+        fixed = prior.known_symmetry.fixed_lattice / self.representation.deviation
+        free = prior.lattice - fixed
         volume = torch.zeros_like(free)
         volume[..., :3] = free[..., :3].mean(-1, keepdim=True)
         calmed = settings.volume_noise * volume + settings.shape_noise * (free - volume)
-        return replace(state, lattice=calmed + fixed)
+        return replace(prior, lattice=calmed + fixed)
 
     def times(self, steps: int) -> list[float]:
         """Even steps."""

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +24,7 @@ from dao.property_model import OWN_STATE, PropertyPredictor
 from dao.training.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from dao.training.ema import ExponentialAverage
 from dao.training.fit import TrainingNoise, learning_rate_factor
-from dao.training.fit_symmetry import epoch_batches
+from dao.training.fit_symmetry import EpochBatches
 from dao.training.initial import load_initial_trunk, trust_limits
 from dao.training.loop import Counters, Tell, TrainingLoop, keep_silent, take_up
 from dao.training.optimizing import clip_gradients, make_optimizer
@@ -129,7 +127,7 @@ class _Run(TrainingLoop["PlausibilityRecipe", Progress]):
     ) -> None:
         super().__init__(recipe, Progress(), out, tell)
         self.described, self.device = described, device
-        self.digest, self.sizes = lists.digest, lists.sizes
+        self.digest = lists.digest
         self.lists = replace(lists, crystals=lists.crystals.to(device))
         torch.manual_seed(recipe.seed)
         self.model = PropertyPredictor(config)
@@ -139,9 +137,8 @@ class _Run(TrainingLoop["PlausibilityRecipe", Progress]):
         self.optimizer = make_optimizer([self.parameters], recipe.optimizer)
         self.average = ExponentialAverage(self.model, recipe.optimizer.ema_decay)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.steps_per_pass = len(epoch_batches(self.sizes, recipe.lists_per_batch, recipe.seed, 0))
-        self.steps = max(1, round(recipe.passes * self.steps_per_pass))
-        self._pass, self._batches = -1, [np.array([], dtype=np.int64)]
+        self.batches = EpochBatches(lists.sizes, recipe.lists_per_batch, recipe.seed)
+        self.steps = max(1, round(recipe.passes * self.batches.per_epoch))
         if recipe.compile_blocks:
             for block in self.model.network.blocks:
                 block.compile(dynamic=True)
@@ -150,15 +147,8 @@ class _Run(TrainingLoop["PlausibilityRecipe", Progress]):
         self._averaged().save(self.out / "last")
         return self.out / "last"
 
-    def _next_rows(self) -> npt.NDArray[np.int64]:
-        number, place = divmod(self.progress.step, self.steps_per_pass)
-        if number != self._pass:
-            self._pass = number
-            self._batches = epoch_batches(self.sizes, self.recipe.lists_per_batch, self.recipe.seed, number)
-        return self._batches[place]
-
     def _step(self) -> dict[str, Tensor]:
-        recipe, state, rows = self.recipe, self.progress, self._next_rows()
+        recipe, state, rows = self.recipe, self.progress, self.batches.at(self.progress.step)
         rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.optimizer, state.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

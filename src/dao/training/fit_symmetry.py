@@ -141,6 +141,23 @@ def epoch_batches(lengths: npt.NDArray[np.int64], size: int, seed: int, epoch: i
     return [made[i] for i in random.permutation(len(made))]
 
 
+class EpochBatches:
+    """The batch of each step of a run, epoch after epoch, as :func:`epoch_batches` cuts them."""
+
+    def __init__(self, lengths: npt.NDArray[np.int64], size: int, seed: int) -> None:
+        """As :func:`epoch_batches` takes them; an epoch has as many batches as the first."""
+        self._arguments = lengths, size, seed
+        self._epoch, self._batches = 0, epoch_batches(lengths, size, seed, 0)
+        self.per_epoch = len(self._batches)
+
+    def at(self, step: int) -> npt.NDArray[np.int64]:
+        """Rows of the batch of a step, from 0."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, epoch_batches(*self._arguments, epoch)
+        return self._batches[place]
+
+
 @torch.no_grad()
 def teacher_forced(model: SymmetryPrior, data: SymmetryBatch) -> dict[str, float]:
     """Mean negative log probability (nats) of groups and positions, and how often the most probable ones are true.
@@ -176,7 +193,6 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         volumes = fit_atomic_volumes(sets.training.element_counts(), volume(sets.training.lattice.double()))
         self.memory = SymmetryMemory.build(labels, element_distances(volumes.numpy()).astype(np.float32))
         self.data = _with_neighbours(labels, self.memory, "neighbours", known=True, progress=progress)
-        self.lengths = (self.data.letters >= 0).sum(1).numpy()
         self.validation: SymmetryBatch | None = None
         if sets.validation is not None:
             described = symmetrized_set(sets.validation, out / "symmetrized-validation.safetensors", tell)
@@ -195,20 +211,13 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         self.optimizer = torch.optim.AdamW(
             groups, lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas, fused=True
         )
-        self.steps_per_epoch = len(epoch_batches(self.lengths, recipe.batch_size, recipe.seed, 0))
-        self.steps = recipe.epochs * self.steps_per_epoch
-        self._epoch, self._batches = -1, [np.array([], dtype=np.int64)]
-
-    def _next_batch(self) -> SymmetryBatch:
-        epoch, place = divmod(self.progress.step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._batches = epoch_batches(self.lengths, self.recipe.batch_size, self.recipe.seed, epoch)
-        return self.data.rows(torch.from_numpy(self._batches[place]))
+        lengths = (self.data.letters >= 0).sum(1).numpy()
+        self.batches = EpochBatches(lengths, recipe.batch_size, recipe.seed)
+        self.steps = recipe.epochs * self.batches.per_epoch
 
     def _validated(self, log: RunLog, bar: TrainingProgress) -> bool:
         state = self.progress
-        ended = state.step % self.steps_per_epoch == 0
+        ended = state.step % self.batches.per_epoch == 0
         if ended and self.validation is not None:
             bar.note("validating")
             state.validation = self._validate(self.validation)
@@ -231,7 +240,8 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         return figures
 
     def _step(self) -> dict[str, Tensor]:
-        batch, chosen = self._next_batch(), self.recipe.optimizer
+        batch = self.data.rows(torch.from_numpy(self.batches.at(self.progress.step)))
+        chosen = self.recipe.optimizer
         rate = chosen.learning_rate * learning_rate_factor(self.recipe, self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
