@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -291,15 +292,65 @@ def test_collapsed_samples_fail_alone(lattice: Lattice, poison: float, monkeypat
 def test_a_failed_walk_starts_again_from_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("euler", "log_metric", space_groups=False)
     attempts: list[tuple[int, int]] = []
-    original: Any = dao.sampling._sample_batch
+    original: Any = dao.sampling._Walks._walk
 
-    def flaky(model: Generator, requests: list[SampleRequest], *rest: Any, attempt: int) -> list[Sample]:
+    def flaky(walks: Any, requests: list[SampleRequest], attempt: int) -> list[Sample]:
         attempts.append((attempt, len(requests)))
-        made: list[Sample] = original(model, requests, *rest, attempt=attempt)
-        return [Sample(one.request, None, "too bad", 1) if attempt < one.request.index else one for one in made]
+        made: list[Sample] = original(walks, requests, attempt)
+        return [Sample(one.request, None, "too bad") if attempt < one.request.index else one for one in made]
 
-    monkeypatch.setattr(dao.sampling, "_sample_batch", flaky)
+    monkeypatch.setattr(dao.sampling._Walks, "_walk", flaky)
     made = generate(model, REQUESTS[:4], settings=SamplerSettings(steps=3, attempts=3))
     assert attempts == [(0, 4), (1, 3), (2, 2)]
     assert [made[request].attempts for request in REQUESTS[:3]] == [1, 2, 3]
     assert (made[REQUESTS[3]].crystal, made[REQUESTS[3]].failure) == (None, "too bad")
+
+
+@pytest.mark.usefixtures("lenient")
+def test_of_several_walks_the_chosen_one_is_kept() -> None:
+    model = build("euler", "log_metric", space_groups=False)
+    shown: list[list[Crystal]] = []
+
+    def choose(walks: Sequence[Sequence[Crystal]]) -> list[int]:
+        shown.extend(map(list, walks))
+        return [1] * len(walks)
+
+    asked = [SampleRequest((8, 8, 8, 22, 38), index) for index in range(3)]
+    settings = SamplerSettings(steps=3, walks=3)
+    made = generate(model, asked, settings=settings, choose=choose)
+    assert [len(own) for own in shown] == [3, 3, 3]
+    for own, request in zip(shown, asked, strict=True):
+        assert made[request].crystal is own[1]
+        assert (made[request].attempts, made[request].kept) == (3, 1)
+        assert np.abs(own[0].frac_coords - own[1].frac_coords).max() > 1e-3
+    # the first walk is the only one where nothing chooses
+    alone = generate(model, asked, settings=settings)
+    first = {one: Sample(one, own[0]) for one, own in zip(asked, shown, strict=True)}
+    assert largest_difference(alone, first) < 1e-4
+    assert all((one.attempts, one.kept) == (1, 0) for one in alone.values())
+
+
+@pytest.mark.usefixtures("lenient")
+def test_walks_that_end_in_no_crystal_are_not_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Any = dao.sampling._Walks._walk
+
+    def flaky(walks: Any, requests: list[SampleRequest], attempt: int) -> list[Sample]:
+        """With two attempts a walk: of sample 0 all walks fail, of 1 the first two, of 2 the second's first attempt."""
+        fails = {0: range(6), 1: range(4), 2: (2,), 3: ()}
+        made: list[Sample] = original(walks, requests, attempt)
+        return [Sample(one.request, None, "no") if attempt in fails[one.request.index] else one for one in made]
+
+    monkeypatch.setattr(dao.sampling._Walks, "_walk", flaky)
+    asked = [SampleRequest((8, 8, 8, 22, 38), index) for index in range(4)]
+    settings = SamplerSettings(steps=2, walks=3, attempts=2)
+    model, lengths = build("euler", "log_metric", space_groups=False), []
+
+    def choose(walks: Sequence[Sequence[Crystal]]) -> list[int]:
+        lengths.extend(map(len, walks))
+        return [1] * len(walks)
+
+    made = generate(model, asked, settings=settings, choose=choose)
+    assert lengths == [3, 3]
+    assert (made[asked[0]].crystal, made[asked[0]].attempts) == (None, 6)
+    assert made[asked[1]].crystal is not None
+    assert [(made[one].attempts, made[one].kept) for one in asked[1:]] == [(5, 4), (4, 2), (3, 1)]

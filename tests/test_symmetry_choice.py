@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from symmetric_toys import tiny_symmetric_generator
+from toys import tiny_generator
 
 import dao.symmetry_choice
 from dao.networks.symmetry_search import SymmetryProposal
@@ -51,7 +52,7 @@ def test_the_likeliest_proposal_comes_first_and_each_before_any_again() -> None:
     """One and two coordinates are free: a second sample of the same would seldom find anything else."""
     assert chosen(0.0, [SampleRequest(NUMBERS, i) for i in range(3)]) == [164, 12, 12]
     assert chosen(0.0, [SampleRequest(NUMBERS, i) for i in (2, 0, 1)]) == [12, 164, 12]
-    assert [free_coordinates(one) for one in PROPOSED] == [1, 2]
+    assert [free_coordinates(one.space_group, one.orbits) for one in PROPOSED] == [1, 2]
 
 
 def test_a_choice_with_much_freedom_gets_several_samples() -> None:
@@ -81,6 +82,16 @@ def test_free_samples_have_every_atom_on_the_general_position() -> None:
     choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(free_probability=1.0))
     choice._proposals[NUMBERS, None] = PROPOSED
     assert choice._chosen(SampleRequest(NUMBERS, 1)) == (1, ((8, "a"), (8, "a"), (14, "a")))
+
+
+def test_freedom_of_what_a_sample_was_given() -> None:
+    choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings())
+    choice._proposals[NUMBERS, None] = PROPOSED
+    assert choice.freedom(SampleRequest(NUMBERS)) == 1
+    assert choice.freedom(SampleRequest(NUMBERS, 1)) == 2
+    free = SampleRequest(NUMBERS, 0, 1, orbits=((8, "a"), (8, "a"), (14, "a")))
+    assert choice.freedom(free) == 9
+    assert SymmetryChoice(tiny_generator(), SamplerSettings()).freedom(SampleRequest(NUMBERS)) == 9
 
 
 def test_of_a_space_group_that_is_asked_for_none_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

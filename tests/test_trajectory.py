@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -72,6 +73,20 @@ def test_of_several_attempts_the_last_is_shown(monkeypatch: pytest.MonkeyPatch) 
     assert len(walk.times) == 5
     monkeypatch.setattr(Crystal, "validate", lambda *_: None)
     assert walk_again(model, SALT[0], seed=0).crystals[0].lattice != pytest.approx(walk.crystals[0].lattice)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_of_several_walks_the_kept_one_is_shown() -> None:
+    def second(walks: Sequence[Sequence[Crystal]]) -> list[int]:
+        return [1] * len(walks)
+
+    model = tiny_generator(sampler=SamplerSettings(steps=4, walks=3))
+    made = next(one for batch in sample(model, SALT[:1], choose=second) for one in batch)
+    walk = walk_again(model, SALT[0], seed=0, choose=second)
+    assert made.kept == 1
+    assert made.crystal is not None
+    assert len(walk.times) == 5
+    assert walk.crystals[-1].lattice == pytest.approx(made.crystal.lattice)
 
 
 def test_a_walk_into_no_crystal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,7 @@ def for_sampling(model: Generator, options: argparse.Namespace) -> Generator:
         "space_group_temperature": options.temperature,
         "volume_noise": options.volume_noise,
         "shape_noise": options.shape_noise,
+        "walks": options.walks,
     }
     model.config = replace(model.config, sampler=model.config.sampler.updated(**changes))
     return model
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, help="at which samples share out symmetries")
     parser.add_argument("--volume-noise", type=float, help="of the cell's volume that samples start from")
     parser.add_argument("--shape-noise", type=float, help="of the cell's shape")
+    parser.add_argument("--walks", type=int, help="of each sample, the likeliest of which is kept")
     parser.add_argument("--steps", type=int, help="steps of the sampler, where other than in training")
     parser.add_argument("--float32", action="store_true", help="parameters as they were trained")
     parser.add_argument("--calibrate", type=Path, action="append", default=[], help="file with a validation split")

@@ -15,19 +15,30 @@ from dao.sampling import Sample, SampleRequest
 
 if TYPE_CHECKING:
     from dao.models import Generator
+    from dao.prediction.walk_choice import WalkChooser
     from dao.processes.config import SamplerSettings
     from dao.processes.guidance import Guidance
 
 
-def signature(model: Generator, settings: SamplerSettings, seed: int, guidance: Guidance | None) -> dict[str, Any]:
+def signature(
+    model: Generator,
+    settings: SamplerSettings,
+    seed: int,
+    guidance: Guidance | None,
+    choose: WalkChooser | None = None,
+) -> dict[str, Any]:
     """What samples in a file must agree on to belong together; not batch size or device, which only round."""
     sampler = asdict(settings)
-    for name, unused in (("free_probability", 0.0), ("volume_noise", 1.0), ("shape_noise", 1.0)):
+    if choose is None:
+        sampler["walks"] = 1  # all that is taken
+    for name, unused in (("free_probability", 0.0), ("volume_noise", 1.0), ("shape_noise", 1.0), ("walks", 1)):
         if sampler[name] == unused:
             del sampler[name]  # as it was before there was such a setting: such samples are the same
     made_by = {"weights": model.fingerprint, "sampler": sampler, "seed": seed}
     if model.symmetry_table is not None:
         made_by["symmetries"] = "by discoveries"  # before: shared out in proportion; such samples are others
+    if choose is not None:
+        made_by["walks chosen by"] = choose.fingerprint
     return made_by if guidance is None else {**made_by, "guidance": guidance.record()}
 
 
@@ -71,6 +82,8 @@ def _to_line(one: Sample) -> dict[str, Any]:
         line["replica"] = one.request.replica
     if one.attempts > 1:
         line["attempts"] = one.attempts
+    if one.kept != one.attempts - 1:  # else the last
+        line["kept"] = one.kept
     if one.crystal is None:
         return line | {"failure": one.failure}
     return line | {"lattice": one.crystal.lattice.tolist(), "frac_coords": one.crystal.frac_coords.tolist()}
@@ -80,7 +93,8 @@ def _from_line(line: dict[str, Any]) -> Sample:
     numbers = tuple(int(number) for number in line["atomic_numbers"])
     request = SampleRequest(numbers, int(line["index"]), line.get("space_group"), int(line.get("replica", 0)))
     attempts = int(line.get("attempts", 1))
+    kept = int(line.get("kept", attempts - 1))
     if "failure" in line:
-        return Sample(request, None, str(line["failure"]), attempts)
+        return Sample(request, None, str(line["failure"]), attempts, kept)
     crystal = Crystal(np.array(numbers), np.array(line["frac_coords"]), np.array(line["lattice"]))
-    return Sample(request, crystal, attempts=attempts)
+    return Sample(request, crystal, "", attempts, kept)

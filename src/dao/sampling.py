@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -34,6 +34,12 @@ from dao.symmetry_choice import SymmetryChoice, apportioned
 
 OnState = Callable[[float, CrystalBatch], None]
 """Called with the time (1 = noise, 0 = data) and the crystals of a batch at it."""
+
+ChooseWalks = Callable[[Sequence[Sequence[Crystal]]], Sequence[int]]
+"""Which of each list of crystals, all of one composition, is the likeliest."""
+
+CHOICE_FREEDOM = 4
+"""Free coordinates from which on a sample takes several walks: those with fewer end next to all in one crystal."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Sample:
     failure: str = ""
     attempts: int = 1
     """Walks that it took."""
+    kept: int = 0
+    """Which of them this is the end of, from 0."""
 
 
 class SampleNoise:
@@ -134,6 +142,7 @@ def sample(
     settings: SamplerSettings | None = None,
     batch_size: int | None = None,
     guidance: Guidance | None = None,
+    choose: ChooseWalks | None = None,
     on_state: OnState | None = None,
 ) -> Iterator[list[Sample]]:
     """Generate crystals, a batch at a time, smallest cells first.
@@ -145,6 +154,7 @@ def sample(
         settings: the sampler's; default those saved with the model.
         batch_size: crystals a batch; default by number of atoms.
         guidance: what to draw the samples towards; None, like strength 0: nothing.
+        choose: which of a sample's ``settings.walks`` walks is kept; None: one walk is all it takes.
         on_state: is shown every state of every walk, noise and data included.
 
     Raises:
@@ -156,13 +166,10 @@ def sample(
     check_requests(model, requests)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch size must be at least 1, got {batch_size}")
-    choice = SymmetryChoice(model, settings)
     if guidance is not None and guidance.strength == 0:
         guidance = None
-    return (
-        _sample_with_retries(model, batch, seed, settings, choice, guidance, on_state)
-        for batch in batches(requests, batch_size)
-    )
+    walks = _Walks(model, seed, settings, SymmetryChoice(model, settings), guidance, choose, on_state)
+    return (walks.samples(batch) for batch in batches(requests, batch_size))
 
 
 def check_settings(model: Generator, settings: SamplerSettings) -> SamplerSettings:
@@ -225,88 +232,114 @@ def _check_orbits(model: Generator, request: SampleRequest) -> None:
         raise InputError(f"orbits of space group {request.space_group} do not hold the atoms asked for, in their order")
 
 
-def _sample_with_retries(
-    model: Generator,
-    batch: list[SampleRequest],
-    seed: int,
-    settings: SamplerSettings,
-    choice: SymmetryChoice,
-    guidance: Guidance | None,
-    on_state: OnState | None,
-) -> list[Sample]:
-    """Walk until each sample is a crystal, or its attempts are used up.
+@dataclass(frozen=True)
+class _Walks:
+    """What all walks of a call of :func:`sample` share."""
 
-    Two atoms of one element that meet can never part again: the network is equivariant to their exchange, so what it
-    says of both is the same. Only other noise helps.
-    """
-    samples = _sample_batch(model, batch, seed, settings, choice, guidance, on_state, attempt=0)
-    for attempt in range(1, settings.attempts):
-        failed = [i for i, one in enumerate(samples) if one.crystal is None]
-        if not failed:
-            break
-        once_more = [batch[i] for i in failed]
-        again = _sample_batch(model, once_more, seed, settings, choice, guidance, on_state, attempt=attempt)
-        for i, one in zip(failed, again, strict=True):
+    model: Generator
+    seed: int
+    settings: SamplerSettings
+    choice: SymmetryChoice
+    guidance: Guidance | None
+    choose: ChooseWalks | None
+    on_state: OnState | None
+
+    def samples(self, batch: list[SampleRequest]) -> list[Sample]:
+        """Of a batch, each the likeliest of its walks where there is something to choose."""
+        samples = self._with_retries(batch, 0)
+        if self.choose is None or self.settings.walks == 1:
+            return samples
+        free = [i for i, request in enumerate(batch) if self.choice.freedom(request) >= CHOICE_FREEDOM]
+        walked = [[samples[i]] for i in free]
+        for number in range(1, self.settings.walks):
+            again = self._with_retries([batch[i] for i in free], number)
+            for own, another in zip(walked, again, strict=True):
+                own.append(another)
+        for i, one in zip(free, _chosen(walked, self.choose), strict=True):
             samples[i] = one
-    return samples
+        return samples
+
+    def _with_retries(self, batch: list[SampleRequest], number: int) -> list[Sample]:
+        """Walk for the ``number``-th time until each sample is a crystal, or its attempts are used up.
+
+        Two atoms of one element that meet can never part again: the network is equivariant to their exchange, so what
+        it says of both is the same. Only other noise helps.
+        """
+        waiting, samples = list(range(len(batch))), [Sample(request, None) for request in batch]
+        for attempt in range(self.settings.attempts):
+            if not waiting:
+                break
+            stream = number * self.settings.attempts + attempt
+            walked = self._walk([batch[i] for i in waiting], stream)
+            for i, one in zip(waiting, walked, strict=True):
+                samples[i] = replace(one, attempts=attempt + 1, kept=attempt)
+            waiting = [i for i in waiting if samples[i].crystal is None]
+        return samples
+
+    @torch.no_grad()
+    def _walk(self, requests: list[SampleRequest], attempt: int) -> list[Sample]:
+        model, settings, guidance, on_state = self.model, self.settings, self.guidance, self.on_state
+        like = next(model.parameters())
+        width = max(len(request.atomic_numbers) for request in requests)
+        numbers = torch.zeros(len(requests), width, dtype=torch.long)
+        for row, request in zip(numbers, requests, strict=True):
+            row[: len(request.atomic_numbers)] = torch.tensor(request.atomic_numbers)
+        numbers = numbers.to(like.device)
+        mask = numbers > 0
+        noise = SampleNoise(requests, self.seed, like, attempt)
+
+        symmetry = self.choice.of_batch(requests, width)
+        starts = [request.start for request in requests if request.start is not None]
+        if starts and symmetry is not None:
+            state = started(model.process, starts, symmetry, numbers, mask, noise)
+        else:
+            state = model.process.calmed(model.process.prior(mask, noise, symmetry), settings)
+        groups = _space_groups(model, requests, numbers, mask, self.seed, settings)
+
+        def denoise(at: State, time: Tensor) -> Prediction:
+            with torch.autocast(like.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                return model(numbers, mask, at, time, groups)
+
+        walk: Denoiser = denoise
+        if guidance is not None:
+            walk = guided(
+                guidance,
+                denoise,
+                model.process,
+                lambda at: model.decode(at, numbers, mask.sum(1)),
+                mask,
+                intermediate=guidance.objective.knows_noise_of(model.config.process),
+            )
+        times = times_from(model.process.times(settings.steps), starts)
+        if on_state is not None:
+            on_state(times[0], model.decode(state, numbers, mask.sum(1)))
+        for t, t_next in pairwise(times):
+            state = model.process.step(walk, state, t, t_next, mask, noise, settings)
+            if on_state is not None:
+                on_state(t_next, model.decode(state, numbers, mask.sum(1)))
+        return _finish(model.decode(state, numbers, mask.sum(1)), requests)
+
+
+def _chosen(walked: Sequence[Sequence[Sample]], choose: ChooseWalks) -> list[Sample]:
+    """Of the samples of each list, which are walks of one, the likeliest crystal; all of its walks are counted."""
+    ended = [[i for i, one in enumerate(own) if one.crystal is not None] for own in walked]
+    asked = [number for number, places in enumerate(ended) if len(places) > 1]
+    ends = [[crystal for one in walked[number] if (crystal := one.crystal) is not None] for number in asked]
+    best = choose(ends) if ends else []
+    place = {number: ended[number][i] for number, i in zip(asked, best, strict=True)}
+    made = []
+    for number, own in enumerate(walked):
+        # the only one that is a crystal, or any: none is
+        kept = place.get(number, ended[number][0] if ended[number] else 0)
+        before = sum(one.attempts for one in own[:kept])
+        made.append(replace(own[kept], attempts=sum(one.attempts for one in own), kept=before + own[kept].kept))
+    return made
 
 
 def evaluations(model: Generator, settings: SamplerSettings) -> int:
     """Network evaluations that one walk costs (a sample is one walk, or more where one ends in no crystal)."""
     method = settings.method or model.process.methods[0]
     return settings.steps * model.process.evaluations_per_step(method) + (model.space_group_head is not None)
-
-
-@torch.no_grad()
-def _sample_batch(
-    model: Generator,
-    requests: list[SampleRequest],
-    seed: int,
-    settings: SamplerSettings,
-    choice: SymmetryChoice,
-    guidance: Guidance | None,
-    on_state: OnState | None,
-    attempt: int,
-) -> list[Sample]:
-    like = next(model.parameters())
-    width = max(len(request.atomic_numbers) for request in requests)
-    numbers = torch.zeros(len(requests), width, dtype=torch.long)
-    for row, request in zip(numbers, requests, strict=True):
-        row[: len(request.atomic_numbers)] = torch.tensor(request.atomic_numbers)
-    numbers = numbers.to(like.device)
-    mask = numbers > 0
-    noise = SampleNoise(requests, seed, like, attempt)
-
-    symmetry = choice.of_batch(requests, width)
-    starts = [request.start for request in requests if request.start is not None]
-    if starts and symmetry is not None:
-        state = started(model.process, starts, symmetry, numbers, mask, noise)
-    else:
-        state = model.process.calmed(model.process.prior(mask, noise, symmetry), settings)
-    groups = _space_groups(model, requests, numbers, mask, seed, settings)
-
-    def denoise(at: State, time: Tensor) -> Prediction:
-        with torch.autocast(like.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return model(numbers, mask, at, time, groups)
-
-    walk: Denoiser = denoise
-    if guidance is not None:
-        walk = guided(
-            guidance,
-            denoise,
-            model.process,
-            lambda at: model.decode(at, numbers, mask.sum(1)),
-            mask,
-            intermediate=guidance.objective.knows_noise_of(model.config.process),
-        )
-    times = times_from(model.process.times(settings.steps), starts)
-    if on_state is not None:
-        on_state(times[0], model.decode(state, numbers, mask.sum(1)))
-    for t, t_next in pairwise(times):
-        state = model.process.step(walk, state, t, t_next, mask, noise, settings)
-        if on_state is not None:
-            on_state(t_next, model.decode(state, numbers, mask.sum(1)))
-    return _finish(model.decode(state, numbers, mask.sum(1)), requests, attempt)
 
 
 def _space_groups(
@@ -334,7 +367,7 @@ def _space_groups(
     return groups
 
 
-def _finish(batch: CrystalBatch, requests: list[SampleRequest], attempt: int) -> list[Sample]:
+def _finish(batch: CrystalBatch, requests: list[SampleRequest]) -> list[Sample]:
     samples = []
     numbers = batch.atomic_numbers.cpu().numpy()
     coords, lattices = batch.frac_coords.double().cpu().numpy(), batch.lattice.double().cpu().numpy()
@@ -343,7 +376,7 @@ def _finish(batch: CrystalBatch, requests: list[SampleRequest], attempt: int) ->
         try:
             crystal = Crystal(numbers[i, :count], coords[i, :count], lattices[i])
             crystal.validate()
-            samples.append(Sample(request, crystal, attempts=attempt + 1))
+            samples.append(Sample(request, crystal))
         except InputError as error:
-            samples.append(Sample(request, None, str(error), attempt + 1))
+            samples.append(Sample(request, None, str(error)))
     return samples

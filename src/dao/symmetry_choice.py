@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dao.data.symmetry_batch import Orbits
 from dao.errors import InputError
 from dao.geometry.wyckoff import orbit_sites, wyckoff_positions
 from dao.models import Generator
@@ -76,6 +77,12 @@ class SymmetryChoice:
         device = self._table.maps.device
         return self._table.of_batch(torch.from_numpy(sites).to(device), torch.from_numpy(groups).to(device))
 
+    def freedom(self, request: SampleRequest) -> int:
+        """Coordinates of atoms that a sample's symmetry leaves free, once :meth:`of_batch` has given it one."""
+        if self._table is None:
+            return 3 * len(request.atomic_numbers)
+        return free_coordinates(*self._chosen(request))
+
     def _propose(self, requests: Sequence[SampleRequest]) -> None:
         wanted = {(request.atomic_numbers, request.space_group) for request in requests if request.orbits is None}
         new = wanted - self._proposals.keys()
@@ -106,7 +113,7 @@ class SymmetryChoice:
             logits = np.log([one.probability for one in proposals]) / self._temperature
             weights = np.exp(logits - logits.max())
             free = self._free_probability if asked[1] is None else 0.0
-            freedom = [free_coordinates(one) for one in proposals]
+            freedom = [free_coordinates(one.space_group, one.orbits) for one in proposals]
             self._choices[asked] = [], discoveries(weights / weights.sum(), np.array(freedom), free)
         known, following = self._choices[asked]
         while len(known) <= index:
@@ -114,10 +121,10 @@ class SymmetryChoice:
         return known[index]
 
 
-def free_coordinates(proposal: SymmetryProposal) -> int:
+def free_coordinates(space_group: int, orbits: Orbits) -> int:
     """Coordinates of atoms that a symmetry leaves free."""
-    degrees = {one.letter: one.degrees for one in wyckoff_positions(proposal.space_group)}
-    return sum(degrees[letter] for _, letter in proposal.orbits)
+    degrees = {one.letter: one.degrees for one in wyckoff_positions(space_group)}
+    return sum(degrees[letter] for _, letter in orbits)
 
 
 def discoveries(probabilities: Floats, freedom: Integers, free_probability: float) -> Iterator[int]:

@@ -9,7 +9,7 @@ from dao.errors import InputError
 from dao.models import Generator
 from dao.processes.config import SamplerSettings
 from dao.processes.guidance import Guidance
-from dao.sampling import SampleRequest, sample
+from dao.sampling import ChooseWalks, SampleRequest, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,28 +40,27 @@ def walk_again(
     seed: int,
     settings: SamplerSettings | None = None,
     guidance: Guidance | None = None,
+    choose: ChooseWalks | None = None,
 ) -> Trajectory:
     """The states through which a sample was made, by making it again, alone.
 
     Every sample has random numbers of its own, so the walk ends in the same crystal as it did in its batch, up to
-    rounding. Of a sample that took several attempts the last is shown.
+    rounding. Of a sample that took several walks the one that was kept is shown.
 
     Raises:
         InputError: as :func:`dao.sampling.sample`, or the walk does not end in a crystal.
 
     """
-    times: list[float] = []
-    states: list[CrystalBatch] = []
+    walks: list[list[tuple[float, CrystalBatch]]] = []
 
     def keep(time: float, batch: CrystalBatch) -> None:
-        if times and time > times[-1]:  # another attempt begins
-            times.clear()
-            states.clear()
-        times.append(time)
-        states.append(batch)
+        if not walks or time > walks[-1][-1][0]:  # another walk begins
+            walks.append([])
+        walks[-1].append((time, batch))
 
-    walk = sample(model, [request], seed=seed, settings=settings, guidance=guidance, on_state=keep)
+    walk = sample(model, [request], seed=seed, settings=settings, guidance=guidance, choose=choose, on_state=keep)
     made = next(one for batch in walk for one in batch)
     if made.crystal is None:
         raise InputError(f"the walk does not end in a crystal ({made.failure})")
-    return Trajectory(tuple(times), tuple(state.to_crystals()[0] for state in states))
+    shown = walks[made.kept]
+    return Trajectory(tuple(time for time, _ in shown), tuple(state.to_crystals()[0] for _, state in shown))

@@ -169,8 +169,8 @@ def test_folder_without_permission(run: Run, monkeypatch: pytest.MonkeyPatch, sh
 
 
 def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: Path) -> None:
-    options = ["--samples", "7", "--cells", "2,1", "--steps", "9", "--seed", "5", "--weights", "small"]
-    more = ["--device", "cpu", "--batch-size", "3", "--out", "results", "--quiet"]
+    options = ["--samples", "7", "--cells", "2,1", "--steps", "9", "--walks", "4", "--seed", "5"]
+    more = ["--weights", "small", "--device", "cpu", "--batch-size", "3", "--out", "results", "--quiet"]
     code, out, err = run("predict", "SrTiO3", "Na2Cl2", "NaCl", *options, *more)
     assert (code, err) == (0, "")
     (targets, settings), *others = pipeline.calls
@@ -182,6 +182,7 @@ def test_predict_passes_everything_on(run: Run, pipeline: FakePipeline, shelf: P
         "weights": shelf / "small",
         "samples": 7,
         "steps": 9,
+        "walks": 4,
         "seed": 5,
         "device": "cpu",
         "batch_size": 3,

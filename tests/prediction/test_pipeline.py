@@ -138,7 +138,7 @@ def test_folders_of_several_formulas(tmp_path: Path, weights: Path) -> None:
 def test_a_second_run_samples_nothing(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run({NACL: (1, 2)}, tmp_path, weights)
     before = listing([tmp_path])
-    monkeypatch.setattr("dao.sampling._sample_batch", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr("dao.sampling._Walks._walk", lambda *_, **__: pytest.fail("sampled again"))
     second = run({NACL: (1, 2)}, tmp_path, weights, batch_size=1)
     assert listing([tmp_path]) == before
     assert first.records == second.records
@@ -272,7 +272,7 @@ def test_another_version_is_said_and_what_fits_is_kept(
     settings["NaCl"].write_text(json.dumps(said["NaCl"] | {"version": "0.0.1"}))
     # an early version did not say
     settings["MgO"].write_text(json.dumps({key: value for key, value in said["MgO"].items() if key != "version"}))
-    monkeypatch.setattr("dao.sampling._sample_batch", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr("dao.sampling._Walks._walk", lambda *_, **__: pytest.fail("sampled again"))
     second = run({NACL: (1,), MGO: (1,)}, tmp_path, weights)
     assert (second.earlier, second.other_versions) == (2, {"0.0.1": 1, "an unknown version": 1})
     # candidates that are made again are this version's

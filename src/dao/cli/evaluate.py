@@ -22,6 +22,7 @@ from dao.cli.options import (
     SourcesOption,
     Split,
     Table,
+    Walks,
     check_device,
     check_out_folder,
     judging_options,
@@ -122,6 +123,7 @@ def csp(
     ] = False,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger true crystals out.")] = None,
     steps: Steps = None,
+    walks: Walks = None,
     precision: Precision = None,
     seed: Seed = 0,
     workers: Workers = 1,
@@ -136,8 +138,10 @@ def csp(
     from dao.weights import DEFAULT, resolve
 
     ks = parse_ks(k)
-    if predictions is not None and (weights is not None or seeds > 1 or steps is not None or precision is not None):
-        raise InputError("--predictions is scored as it is: leave out --weights, --seeds, --steps and --precision")
+    if predictions is not None and (weights is not None or seeds > 1 or (steps, walks, precision) != (None,) * 3):
+        raise InputError(
+            "--predictions is scored as it is: leave out --weights, --seeds, --steps, --walks and --precision"
+        )
     if predictions is not None and guidance != 0:
         raise InputError("--predictions is scored as it is: leave out --guidance")
     check_device(device)
@@ -176,7 +180,7 @@ def csp(
     if not chosen.generator:
         result = evaluate_prototypes(targets, how)
     elif predictions is None:
-        settings = {"steps": steps, "precision": precision}
+        settings = {"steps": steps, "walks": walks, "precision": precision}
         result = _generator(targets, how, weights, device, range(seed, seed + seeds), settings, batch_size)
     else:
         from dao.evaluation.predictions import read_predictions
@@ -193,6 +197,7 @@ def polymorphs(
     split: Split = None,
     samples: Annotated[int, typer.Option(min=1, max=100_000, help="Samples of each conformation.")] = 20,
     steps: Steps = None,
+    walks: Walks = None,
     precision: Precision = None,
     seed: Seed = 0,
     workers: Workers = 1,
@@ -218,7 +223,7 @@ def polymorphs(
     targets = everything.select(rows, "those whose composition occurs more than once")
     ks = tuple(sorted({1, samples}))
     how = How(out=out, ks=ks, workers=workers, seconds=time_limit, ranked=False, progress=not quiet)
-    settings = {"steps": steps, "precision": precision}
+    settings = {"steps": steps, "walks": walks, "precision": precision}
     result = _generator(targets, how, weights, device, [seed], settings, None)
     return _tell(result, how, output, quiet=quiet)
 

@@ -122,6 +122,14 @@ Relax = Annotated[
     ),
 ]
 RelaxTop = Annotated[int, typer.Option("--relax-top", min=1, help="With --relax: how many candidates.")]
+Walks = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Walks of each sample that has coordinates free; the likeliest is kept. The weights' own number if not given.",
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]
 BreakSymmetry = Annotated[
     bool,

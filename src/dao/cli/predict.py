@@ -26,6 +26,7 @@ from dao.cli.options import (
     SourcesOption,
     Table,
     Verbose,
+    Walks,
     Write,
     check_device,
     check_out_folder,
@@ -103,6 +104,7 @@ def predict(
     steps: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Sampler steps; the weights' own number if not given.")
     ] = None,
+    walks: Walks = None,
     seed: Seed = 0,
     weights: Annotated[
         str | None,
@@ -196,6 +198,7 @@ def predict(
             weights=trained_on,
             samples=samples,
             steps=steps,
+            walks=walks,
             seed=seed,
             device=device,
             batch_size=batch_size,

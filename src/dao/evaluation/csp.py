@@ -32,6 +32,7 @@ from dao.sampling import Sample, SampleRequest, check_requests, check_settings, 
 
 if TYPE_CHECKING:
     from dao.models import Generator
+    from dao.prediction.walk_choice import WalkChooser
     from dao.processes.config import SamplerSettings
     from dao.processes.guidance import Guidance
 
@@ -85,6 +86,7 @@ class Sampling:
     made_by: dict[str, Any]
     done: dict[SampleRequest, Sample] = field(default_factory=dict)
     guidance: Guidance | None = None
+    choose: WalkChooser | None = None
 
     @classmethod
     def plan(
@@ -97,6 +99,7 @@ class Sampling:
         settings: SamplerSettings,
         out: Path,
         guidance: Guidance | None = None,
+        choose: WalkChooser | None = None,
     ) -> Sampling:
         """What is to be sampled and what an earlier run has finished; nothing is written yet.
 
@@ -105,11 +108,11 @@ class Sampling:
 
         """
         settings = check_settings(model, settings)
-        made_by = signature(model, settings, seed, guidance)
+        made_by = signature(model, settings, seed, guidance, choose)
         rows = requests_for(targets, samples)
         check_requests(model, [request for row in rows for request in row])
         file = SampleFile(out, made_by, f"samples-{seed}.jsonl")
-        return cls(model, settings, seed, rows, file, made_by, file.read(), guidance)
+        return cls(model, settings, seed, rows, file, made_by, file.read(), guidance, choose)
 
     @property
     def missing(self) -> list[SampleRequest]:
@@ -125,6 +128,7 @@ class Sampling:
             settings=self.settings,
             batch_size=batch_size,
             guidance=self.guidance,
+            choose=self.choose,
         )
         for batch in walk:
             self.file.append(batch)

@@ -25,7 +25,9 @@ def sampler_note(settings: SamplerSettings) -> str:
         )
     if settings.free_probability:
         parts.append(f"samples without symmetry where each is held to find {settings.free_probability:g}")
-    parts += [f"at most {settings.attempts} walks a sample", settings.precision]
+    if settings.walks > 1:
+        parts.append(f"the likeliest of {settings.walks} walks where coordinates are free")
+    parts += [f"at most {settings.attempts} attempts a walk", settings.precision]
     return ", ".join(parts)
 
 

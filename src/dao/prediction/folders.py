@@ -26,6 +26,7 @@ from dao.prediction.judging import Judging
 from dao.prediction.pipeline import FormulaResult, Walker, load_generator, plan_samples
 from dao.prediction.refine import Refiner, refiner_of
 from dao.prediction.sources import Sources
+from dao.prediction.walk_choice import WalkChooser, walk_chooser
 from dao.processes.config import SamplerSettings
 from dao.progress import FormulaProgress
 from dao.sample_file import SampleFile, signature
@@ -56,6 +57,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
     weights: Path | str | Generator | None,
     samples: int,
     steps: int | None = None,
+    walks: int | None = None,
     seed: int = 0,
     device: str = "auto",
     batch_size: int | None = None,
@@ -82,6 +84,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         weights: see :func:`dao.prediction.pipeline.predict`, and likewise below; or a generator that is loaded already.
         samples: structures to generate for each composition.
         steps: sampler steps.
+        walks: of each sample.
         seed: seed.
         device: device.
         batch_size: crystals generated at a time.
@@ -114,6 +117,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         weights=weights,
         samples=samples,
         steps=steps,
+        walks=walks,
         seed=seed,
         device=device,
         batch_size=batch_size,
@@ -197,6 +201,7 @@ class _Work:
     targets: Mapping[Composition, tuple[int, ...]]
     prototype_units: Mapping[Composition, tuple[int, ...]]
     refiner: Refiner | None
+    choose: WalkChooser | None
     plans: dict[Composition, dict[SampleRequest, int]]
     signature: dict[str, Any]
     judged_by: dict[str, Any]
@@ -213,6 +218,7 @@ class _Work:
         weights: Path | str | Generator | None,
         samples: int,
         steps: int | None,
+        walks: int | None,
         seed: int,
         device: str,
         batch_size: int | None,
@@ -227,7 +233,7 @@ class _Work:
             InputError: see :func:`predict_to_folder`.
 
         """
-        model, settings, made_by = None, None, {}
+        model, settings, choose, made_by = None, None, None, {}
         plans: dict[Composition, dict[SampleRequest, int]] = {composition: {} for composition in targets}
         files: dict[Composition, SampleFile] = {}
         done: dict[SampleRequest, Sample] = {}
@@ -239,8 +245,9 @@ class _Work:
             walker = Walker.load(chosen, judging, device, relaxing)
             guide = walker.judge.guidance
             if model is not None:
-                settings = check_settings(model, model.config.sampler.updated(steps=steps))
-                made_by = signature(model, settings, seed, guide)
+                settings = check_settings(model, model.config.sampler.updated(steps=steps, walks=walks))
+                choose = walk_chooser(settings, device)
+                made_by = signature(model, settings, seed, guide, choose)
             refiner = refiner_of(
                 chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide
             )
@@ -261,6 +268,7 @@ class _Work:
             targets=targets,
             prototype_units=prototype_units,
             refiner=refiner,
+            choose=choose,
             plans=plans,
             signature=made_by,
             judged_by=judged_by,
@@ -301,9 +309,14 @@ class _Work:
         if self.model is None or not missing:
             return
 
+        furthest = 0.0
+
         def on_state(time: float, batch: CrystalBatch) -> None:
+            nonlocal furthest
             if on_progress is not None:
-                on_progress(len(owner.keys() & self.done.keys()) + (1.0 - time) * len(batch), len(owner))
+                # of several walks of a batch the first is shown
+                furthest = max(furthest, len(owner.keys() & self.done.keys()) + (1.0 - time) * len(batch))
+                on_progress(furthest, len(owner))
 
         walk = sample(
             self.model,
@@ -312,6 +325,7 @@ class _Work:
             settings=self.settings,
             batch_size=self.batch_size,
             guidance=self.walker.judge.guidance,
+            choose=self.choose,
             on_state=None if on_progress is None else on_state,
         )
         for batch in walk:
@@ -338,6 +352,7 @@ class _Work:
             seed=self.seed,
             walker=self.walker,
             refined_from=None if self.refiner is None else self.refiner.time,
+            choose=self.choose,
         )
 
     def failure(self, result: FormulaResult) -> str | None:

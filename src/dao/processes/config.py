@@ -76,7 +76,11 @@ class SamplerSettings:
 
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
-    this many walks a sample."""
+    this many times."""
+
+    walks: int = 1
+    """Walks of each sample that has coordinates free; the likeliest is kept (:mod:`dao.prediction.walk_choice`). With
+    nothing to choose by, one walk is all it takes."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's products; states stay as they are. ``bfloat16`` is 1.6 times faster on a CPU with AMX, and gives
@@ -86,8 +90,9 @@ class SamplerSettings:
         """Check ranges."""
         if self.steps < 1:
             raise InputError(f"sampler steps must be at least 1, got {self.steps}")
-        if self.attempts < 1:
-            raise InputError(f"sampler attempts must be at least 1, got {self.attempts}")
+        for name in ("attempts", "walks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"sampler {name} must be at least 1, got {getattr(self, name)}")
         if self.space_group_temperature <= 0:
             raise InputError("sampler space_group_temperature must be positive")
         if not 0.0 <= self.free_probability <= 1.0:
