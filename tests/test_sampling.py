@@ -343,7 +343,8 @@ def test_walks_that_end_in_no_crystal_are_not_chosen_from(monkeypatch: pytest.Mo
     monkeypatch.setattr(dao.sampling._Walks, "_walk", flaky)
     asked = [SampleRequest((8, 8, 8, 22, 38), index) for index in range(4)]
     settings = SamplerSettings(steps=2, walks=3, attempts=2)
-    model, lengths = build("euler", "log_metric", space_groups=False), []
+    model = build("euler", "log_metric", space_groups=False)
+    lengths: list[int] = []
 
     def choose(walks: Sequence[Sequence[Crystal]]) -> list[int]:
         lengths.extend(map(len, walks))

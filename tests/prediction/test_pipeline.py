@@ -285,6 +285,26 @@ class KilledError(BaseException):
     pass
 
 
+def test_progress_counts_all_walks_and_never_goes_back(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three walks of each sample, in batches of two: of every walk both ends are told."""
+
+    def first(walks: Any) -> list[int]:
+        return [0] * len(walks)
+
+    def walking(*arguments: Any, **options: Any) -> Any:
+        return sample(*arguments, **{**options, "choose": first})
+
+    monkeypatch.setattr("dao.prediction.folders.sample", walking)
+    monkeypatch.setattr("dao.sampling.CHOICE_FREEDOM", 0)
+    told: list[float] = []
+    shown = {"samples": 4, "steps": 1, "walks": 3, "batch_size": 2}
+    run({NACL: (1,)}, tmp_path, weights, **shown, on_progress=lambda at, _: told.append(at))
+    each = [0.0, 2 / 3, 2 / 3, 4 / 3, 4 / 3, 2.0]
+    assert told == pytest.approx([*each, *(2.0 + one for one in each)])
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_run_goes_on(tmp_path: Path, weights: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run({NACL: (1, 2), MGO: (1,)}, tmp_path / "unbroken", weights, batch_size=3)

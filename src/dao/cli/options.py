@@ -127,7 +127,7 @@ Walks = Annotated[
     typer.Option(
         min=1,
         max=1000,
-        help="Walks of each sample that has coordinates free; the likeliest is kept. The weights' own number if not given.",
+        help="Walks of each sample with coordinates free, the likeliest kept; the weights' own number if not given.",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]

@@ -188,6 +188,29 @@ def _groups(plans: Mapping[Composition, Mapping[SampleRequest, int]]) -> Iterato
         yield group
 
 
+@dataclass
+class _Gauge:
+    """How many samples are finished, those under way counted by how far they are in all of their walks."""
+
+    walks: int
+    begun: int = 0
+    """Walks of the batch under way."""
+    size: int = 0
+    """Its samples; walks after the first are of some of them."""
+    _before: int = -1
+    _last: float = 0.0
+
+    def read(self, finished: int, time: float, samples: int) -> float:
+        """Told how many are finished, and the time of a walk of so many more."""
+        if finished != self._before:
+            self._before, self.begun, self.size, self._last = finished, 0, samples, 0.0
+        if time > self._last:
+            self.begun += 1
+        self._last = time
+        # attempts that are begun again are walks, too
+        return finished + self.size * min(1.0, (self.begun - time) / self.walks)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Work:
     """Everything loaded and checked for some compositions, and what there is of their samples."""
@@ -309,14 +332,11 @@ class _Work:
         if self.model is None or not missing:
             return
 
-        furthest = 0.0
+        gauge = _Gauge(1 if self.choose is None or self.settings is None else self.settings.walks)
 
         def on_state(time: float, batch: CrystalBatch) -> None:
-            nonlocal furthest
             if on_progress is not None:
-                # of several walks of a batch the first is shown
-                furthest = max(furthest, len(owner.keys() & self.done.keys()) + (1.0 - time) * len(batch))
-                on_progress(furthest, len(owner))
+                on_progress(gauge.read(len(owner.keys() & self.done.keys()), time, len(batch)), len(owner))
 
         walk = sample(
             self.model,
