@@ -27,6 +27,7 @@ from dao.evaluation.tables import table
 from dao.geometry.cells import space_group
 from dao.geometry.symmetrized import symmetrized
 from dao.models import Generator
+from dao.prediction.walk_choice import walk_chooser
 from dao.sampling import SampleRequest, sample
 from dao.training.validation import validation_crystals
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--walks", type=int, default=1, help="of each sample, the likeliest of which is kept")
     parser.add_argument("--true-symmetry", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,8 +69,9 @@ def main() -> None:
     model = Generator.load(folder if folder.is_dir() else arguments.weights)
     crystals = validation_crystals(training_file("mp20.parquet", None), "val", 20, 1000, 0)[: arguments.count]
     wanted = dict(truths(crystals, model, known=arguments.true_symmetry))
-    settings = model.config.sampler.updated(steps=arguments.steps, precision="bfloat16")
-    samples = [one for batch in sample(model, list(wanted), settings=settings) for one in batch]
+    settings = model.config.sampler.updated(steps=arguments.steps, walks=arguments.walks, precision="bfloat16")
+    choose = walk_chooser(settings, "cpu")
+    samples = [one for batch in sample(model, list(wanted), settings=settings, choose=choose) for one in batch]
     made, true = [one.crystal for one in samples], [wanted[one.request] for one in samples]
     halves = {
         "as generated": made,

@@ -34,6 +34,7 @@ from dao.data.training_set import load_packed
 from dao.evaluation.matching import matcher
 from dao.prediction.composition import parse_formula
 from dao.prediction.energies import Structures
+from dao.prediction.walk_choice import walk_chooser
 from dao.sampling import SampleRequest, sample
 from dao.superconductors.tc import formula_records, load_tc, structure_records
 
@@ -134,7 +135,9 @@ def within(formula: str, samples: int, seed: int, generator: str | None = None) 
     weights = generator or weights
     numbers = parse_formula(formula).numbers_for(units)
     requests = [SampleRequest(numbers, index) for index in range(samples)]
-    done = {one.request.index: one for batch in sample(Generator.load(weights), requests, seed=seed) for one in batch}
+    model = Generator.load(weights)
+    walks = sample(model, requests, seed=seed, choose=walk_chooser(model.config.sampler, "cpu"))
+    done = {one.request.index: one for batch in walks for one in batch}
     distances = [
         None if (crystal := done[index].crystal) is None else rms_distance(truth, crystal.to_structure())
         for index in range(samples)
