@@ -27,7 +27,7 @@ from dao.evaluation.tables import table
 from dao.geometry.cells import space_group
 from dao.geometry.symmetrized import symmetrized
 from dao.models import Generator
-from dao.prediction.walk_choice import walk_chooser
+from dao.prediction.walk_choice import with_chooser
 from dao.sampling import SampleRequest, sample
 from dao.training.validation import validation_crystals
 
@@ -70,7 +70,7 @@ def main() -> None:
     crystals = validation_crystals(training_file("mp20.parquet", None), "val", 20, 1000, 0)[: arguments.count]
     wanted = dict(truths(crystals, model, known=arguments.true_symmetry))
     settings = model.config.sampler.updated(steps=arguments.steps, walks=arguments.walks, precision="bfloat16")
-    choose = walk_chooser(settings, "cpu")
+    settings, choose = with_chooser(settings, "cpu")
     samples = [one for batch in sample(model, list(wanted), settings=settings, choose=choose) for one in batch]
     made, true = [one.crystal for one in samples], [wanted[one.request] for one in samples]
     halves = {

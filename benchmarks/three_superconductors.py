@@ -34,7 +34,7 @@ from dao.data.training_set import load_packed
 from dao.evaluation.matching import matcher
 from dao.prediction.composition import parse_formula
 from dao.prediction.energies import Structures
-from dao.prediction.walk_choice import walk_chooser
+from dao.prediction.walk_choice import with_chooser
 from dao.sampling import SampleRequest, sample
 from dao.superconductors.tc import formula_records, load_tc, structure_records
 
@@ -136,7 +136,8 @@ def within(formula: str, samples: int, seed: int, generator: str | None = None) 
     numbers = parse_formula(formula).numbers_for(units)
     requests = [SampleRequest(numbers, index) for index in range(samples)]
     model = Generator.load(weights)
-    walks = sample(model, requests, seed=seed, choose=walk_chooser(model.config.sampler, "cpu"))
+    settings, choose = with_chooser(model.config.sampler, "cpu")
+    walks = sample(model, requests, seed=seed, settings=settings, choose=choose)
     done = {one.request.index: one for batch in walks for one in batch}
     distances = [
         None if (crystal := done[index].crystal) is None else rms_distance(truth, crystal.to_structure())

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,8 @@ def test_samples_belong_together_by_all_that_they_depend_on() -> None:
     for changes in ({"volume_noise": 0.5}, {"shape_noise": 0.0}, {"free_probability": 0.1}, {"steps": 4}):
         assert signature(model, settings.updated(**changes), 0, None) != made_by, changes
     assert signature(model, settings, 1, None) != made_by
-    chooser: Any = SimpleNamespace(fingerprint="1234")
-    assert signature(model, settings.updated(walks=3), 0, None) == made_by  # nothing chooses
-    assert signature(model, settings.updated(walks=3), 0, None, chooser) != made_by
+    assert signature(model, settings.updated(walks=3), 0, None, "a network") != made_by
+    assert signature(model, settings, 0, None, "a network") != made_by
     # as they were signed before there were such settings, and before symmetries were given out otherwise
     assert not {"volume_noise", "shape_noise", "free_probability", "walks"} & made_by["sampler"].keys()
     assert "symmetries" in made_by
@@ -56,8 +55,8 @@ def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
     failed = Sample(SampleRequest((11, 17), 9), None, "two atoms 0.1 A apart")
     asked = Sample(SampleRequest((11, 17), 0, 225), some(1)[0].crystal)
     replica = Sample(SampleRequest((11, 17), 0, replica=2), some(1)[0].crystal)
-    chosen = Sample(SampleRequest((11, 17), 0, 221), some(1)[0].crystal, attempts=4, kept=1)
-    last = Sample(SampleRequest((11, 17), 0, 166), some(1)[0].crystal, attempts=2, kept=1)
+    chosen = Sample(SampleRequest((11, 17), 0, 221), some(1)[0].crystal, attempts=4, walk=5)
+    last = Sample(SampleRequest((11, 17), 0, 166), some(1)[0].crystal, attempts=2, walk=1)
     batches = [some(3), [failed, asked, replica, chosen, last], some(2, 3)]
     for batch in batches:
         file.append(batch)
@@ -65,6 +64,20 @@ def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = [one for batch in batches for one in batch]
     assert list(found) == [one.request for one in written]
     assert all(equal(found[one.request], one) for one in written)
+
+
+def test_samples_of_before_say_how_many_attempts_they_took(tmp_path: Path) -> None:
+    """All of one walk, and the last was kept."""
+    line = {
+        "atomic_numbers": [11],
+        "index": 0,
+        "attempts": 3,
+        "lattice": np.eye(3).tolist(),
+        "frac_coords": [[0, 0, 0]],
+    }
+    (tmp_path / "samples.jsonl").write_text(f"{json.dumps({'made_by': SIGNATURE})}\n{json.dumps(line)}\n")
+    (found,) = SampleFile(tmp_path, SIGNATURE).read().values()
+    assert (found.attempts, found.walk) == (3, 2)
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dao.sampling import (
     check_settings,
     evaluations,
     sample,
+    walked,
 )
 from dao.symmetry_choice import apportioned
 
@@ -292,14 +293,14 @@ def test_collapsed_samples_fail_alone(lattice: Lattice, poison: float, monkeypat
 def test_a_failed_walk_starts_again_from_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("euler", "log_metric", space_groups=False)
     attempts: list[tuple[int, int]] = []
-    original: Any = dao.sampling._Walks._walk
+    original: Any = dao.sampling._Walks.once
 
     def flaky(walks: Any, requests: list[SampleRequest], attempt: int) -> list[Sample]:
         attempts.append((attempt, len(requests)))
         made: list[Sample] = original(walks, requests, attempt)
         return [Sample(one.request, None, "too bad") if attempt < one.request.index else one for one in made]
 
-    monkeypatch.setattr(dao.sampling._Walks, "_walk", flaky)
+    monkeypatch.setattr(dao.sampling._Walks, "once", flaky)
     made = generate(model, REQUESTS[:4], settings=SamplerSettings(steps=3, attempts=3))
     assert attempts == [(0, 4), (1, 3), (2, 2)]
     assert [made[request].attempts for request in REQUESTS[:3]] == [1, 2, 3]
@@ -321,18 +322,21 @@ def test_of_several_walks_the_chosen_one_is_kept() -> None:
     assert [len(own) for own in shown] == [3, 3, 3]
     for own, request in zip(shown, asked, strict=True):
         assert made[request].crystal is own[1]
-        assert (made[request].attempts, made[request].kept) == (3, 1)
+        assert (made[request].attempts, made[request].walk) == (3, settings.attempts)
+        again = walked(model, request, made[request].walk, settings=settings).crystal
+        assert again is not None
+        assert again.lattice == pytest.approx(own[1].lattice, abs=1e-4)
         assert np.abs(own[0].frac_coords - own[1].frac_coords).max() > 1e-3
     # the first walk is the only one where nothing chooses
     alone = generate(model, asked, settings=settings)
     first = {one: Sample(one, own[0]) for one, own in zip(asked, shown, strict=True)}
     assert largest_difference(alone, first) < 1e-4
-    assert all((one.attempts, one.kept) == (1, 0) for one in alone.values())
+    assert all((one.attempts, one.walk) == (1, 0) for one in alone.values())
 
 
 @pytest.mark.usefixtures("lenient")
 def test_walks_that_end_in_no_crystal_are_not_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    original: Any = dao.sampling._Walks._walk
+    original: Any = dao.sampling._Walks.once
 
     def flaky(walks: Any, requests: list[SampleRequest], attempt: int) -> list[Sample]:
         """With two attempts a walk: of sample 0 all walks fail, of 1 the first two, of 2 the second's first attempt."""
@@ -340,7 +344,7 @@ def test_walks_that_end_in_no_crystal_are_not_chosen_from(monkeypatch: pytest.Mo
         made: list[Sample] = original(walks, requests, attempt)
         return [Sample(one.request, None, "no") if attempt in fails[one.request.index] else one for one in made]
 
-    monkeypatch.setattr(dao.sampling._Walks, "_walk", flaky)
+    monkeypatch.setattr(dao.sampling._Walks, "once", flaky)
     asked = [SampleRequest((8, 8, 8, 22, 38), index) for index in range(4)]
     settings = SamplerSettings(steps=2, walks=3, attempts=2)
     model = build("euler", "log_metric", space_groups=False)
@@ -354,4 +358,4 @@ def test_walks_that_end_in_no_crystal_are_not_chosen_from(monkeypatch: pytest.Mo
     assert lengths == [3, 3]
     assert (made[asked[0]].crystal, made[asked[0]].attempts) == (None, 6)
     assert made[asked[1]].crystal is not None
-    assert [(made[one].attempts, made[one].kept) for one in asked[1:]] == [(5, 4), (4, 2), (3, 1)]
+    assert [(made[one].attempts, made[one].walk) for one in asked[1:]] == [(5, 4), (4, 3), (3, 2)]

@@ -15,7 +15,6 @@ from dao.sampling import Sample, SampleRequest
 
 if TYPE_CHECKING:
     from dao.models import Generator
-    from dao.prediction.walk_choice import WalkChooser
     from dao.processes.config import SamplerSettings
     from dao.processes.guidance import Guidance
 
@@ -25,20 +24,21 @@ def signature(
     settings: SamplerSettings,
     seed: int,
     guidance: Guidance | None,
-    choose: WalkChooser | None = None,
+    chosen_by: str = "",
 ) -> dict[str, Any]:
-    """What samples in a file must agree on to belong together; not batch size or device, which only round."""
+    """What samples in a file must agree on to belong together; not batch size or device, which only round.
+
+    ``chosen_by`` says what chooses among the walks of a sample, if anything does.
+    """
     sampler = asdict(settings)
-    if choose is None:
-        sampler["walks"] = 1  # all that is taken
     for name, unused in (("free_probability", 0.0), ("volume_noise", 1.0), ("shape_noise", 1.0), ("walks", 1)):
         if sampler[name] == unused:
             del sampler[name]  # as it was before there was such a setting: such samples are the same
     made_by = {"weights": model.fingerprint, "sampler": sampler, "seed": seed}
     if model.symmetry_table is not None:
         made_by["symmetries"] = "by discoveries"  # before: shared out in proportion; such samples are others
-    if choose is not None:
-        made_by["walks chosen by"] = choose.fingerprint
+    if chosen_by:
+        made_by["walks chosen by"] = chosen_by
     return made_by if guidance is None else {**made_by, "guidance": guidance.record()}
 
 
@@ -82,8 +82,8 @@ def _to_line(one: Sample) -> dict[str, Any]:
         line["replica"] = one.request.replica
     if one.attempts > 1:
         line["attempts"] = one.attempts
-    if one.kept != one.attempts - 1:  # else the last
-        line["kept"] = one.kept
+    if one.walk != one.attempts - 1:  # else the last
+        line["walk"] = one.walk
     if one.crystal is None:
         return line | {"failure": one.failure}
     return line | {"lattice": one.crystal.lattice.tolist(), "frac_coords": one.crystal.frac_coords.tolist()}
@@ -93,8 +93,8 @@ def _from_line(line: dict[str, Any]) -> Sample:
     numbers = tuple(int(number) for number in line["atomic_numbers"])
     request = SampleRequest(numbers, int(line["index"]), line.get("space_group"), int(line.get("replica", 0)))
     attempts = int(line.get("attempts", 1))
-    kept = int(line.get("kept", attempts - 1))
+    walk = int(line.get("walk", attempts - 1))
     if "failure" in line:
-        return Sample(request, None, str(line["failure"]), attempts, kept)
+        return Sample(request, None, str(line["failure"]), attempts, walk)
     crystal = Crystal(np.array(numbers), np.array(line["frac_coords"]), np.array(line["lattice"]))
-    return Sample(request, crystal, "", attempts, kept)
+    return Sample(request, crystal, "", attempts, walk)

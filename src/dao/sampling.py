@@ -1,7 +1,8 @@
 """The reverse loop: from compositions to crystals, in batches of similar size.
 
 What comes out for a sample depends on (seed, its elements, its index) alone: every sample draws from a random stream of
-its own, never from its batch's. Batch size and order change results by rounding only (a different summation order).
+its own, never from its batch's. Batch size and order change results by rounding only (a different summation order),
+and the choice among several walks only where two of them are as good as each other.
 
 Shapes: B crystals of a batch, N atoms (padded).
 """
@@ -39,7 +40,7 @@ ChooseWalks = Callable[[Sequence[Sequence[Crystal]]], Sequence[int]]
 """Which of each list of crystals, all of one composition, is the likeliest."""
 
 CHOICE_FREEDOM = 4
-"""Free coordinates from which on a sample takes several walks: those with fewer end next to all in one crystal."""
+"""Free coordinates from which on a sample takes several walks: with fewer, next to all end in one crystal."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Sample:
     failure: str = ""
     attempts: int = 1
     """Walks that it took."""
-    kept: int = 0
-    """Which of them this is the end of, from 0."""
+    walk: int = 0
+    """Number of the one that it is the end of, by which its noise is drawn (:func:`walked`)."""
 
 
 class SampleNoise:
@@ -85,9 +86,9 @@ class SampleNoise:
     Shapes of two axes (N, C) are per atom: a crystal draws for its own atoms only, so padding changes nothing.
     """
 
-    def __init__(self, requests: Sequence[SampleRequest], seed: int, like: Tensor, attempt: int = 0) -> None:
-        """One stream a request and attempt; numbers come with the type and device of ``like``."""
-        keys = [_stream_key(request, seed, attempt) for request in requests]
+    def __init__(self, requests: Sequence[SampleRequest], seed: int, like: Tensor, walk: int = 0) -> None:
+        """One stream a request and walk; numbers come with the type and device of ``like``."""
+        keys = [_stream_key(request, seed, walk) for request in requests]
         self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
         self._counts = [len(request.atomic_numbers) for request in requests]
         self._like = like
@@ -112,8 +113,8 @@ class SampleNoise:
         return torch.from_numpy(out).to(self._like)
 
 
-def _stream_key(request: SampleRequest, seed: int, attempt: int) -> int:
-    text = f"{seed}|{','.join(map(str, request.atomic_numbers))}|{request.index}|{attempt}"
+def _stream_key(request: SampleRequest, seed: int, walk: int) -> int:
+    text = f"{seed}|{','.join(map(str, request.atomic_numbers))}|{request.index}|{walk}"
     if request.replica:
         text += f"|{request.replica}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
@@ -170,6 +171,39 @@ def sample(
         guidance = None
     walks = _Walks(model, seed, settings, SymmetryChoice(model, settings), guidance, choose, on_state)
     return (walks.samples(batch) for batch in batches(requests, batch_size))
+
+
+def walked(
+    model: Generator,
+    request: SampleRequest,
+    walk: int = 0,
+    *,
+    seed: int = 0,
+    settings: SamplerSettings | None = None,
+    guidance: Guidance | None = None,
+    on_state: OnState | None = None,
+) -> Sample:
+    """One walk of a sample, alone; of a :class:`Sample` that was made so, ``walk`` is the one that it is the end of.
+
+    Args:
+        model: as :func:`sample`, and likewise below.
+        request: what to generate.
+        walk: number of the walk.
+        seed: seed.
+        settings: the sampler's.
+        guidance: what to draw it towards.
+        on_state: is shown every state.
+
+    Raises:
+        InputError: as :func:`sample`.
+
+    """
+    settings = check_settings(model, settings or model.config.sampler)
+    check_requests(model, [request])
+    if guidance is not None and guidance.strength == 0:
+        guidance = None
+    walks = _Walks(model, seed, settings, SymmetryChoice(model, settings), guidance, None, on_state)
+    return walks.once([request], walk)[0]
 
 
 def check_settings(model: Generator, settings: SamplerSettings) -> SamplerSettings:
@@ -250,12 +284,12 @@ class _Walks:
         if self.choose is None or self.settings.walks == 1:
             return samples
         free = [i for i, request in enumerate(batch) if self.choice.freedom(request) >= CHOICE_FREEDOM]
-        walked = [[samples[i]] for i in free]
+        ended = [[samples[i]] for i in free]
         for number in range(1, self.settings.walks):
             again = self._with_retries([batch[i] for i in free], number)
-            for own, another in zip(walked, again, strict=True):
+            for own, another in zip(ended, again, strict=True):
                 own.append(another)
-        for i, one in zip(free, _chosen(walked, self.choose), strict=True):
+        for i, one in zip(free, _likeliest(ended, self.choose), strict=True):
             samples[i] = one
         return samples
 
@@ -269,15 +303,15 @@ class _Walks:
         for attempt in range(self.settings.attempts):
             if not waiting:
                 break
-            stream = number * self.settings.attempts + attempt
-            walked = self._walk([batch[i] for i in waiting], stream)
-            for i, one in zip(waiting, walked, strict=True):
-                samples[i] = replace(one, attempts=attempt + 1, kept=attempt)
+            walk = number * self.settings.attempts + attempt
+            for i, one in zip(waiting, self.once([batch[i] for i in waiting], walk), strict=True):
+                samples[i] = replace(one, attempts=attempt + 1)
             waiting = [i for i in waiting if samples[i].crystal is None]
         return samples
 
     @torch.no_grad()
-    def _walk(self, requests: list[SampleRequest], attempt: int) -> list[Sample]:
+    def once(self, requests: list[SampleRequest], walk: int) -> list[Sample]:
+        """Where the walks of that number end."""
         model, settings, guidance, on_state = self.model, self.settings, self.guidance, self.on_state
         like = next(model.parameters())
         width = max(len(request.atomic_numbers) for request in requests)
@@ -286,7 +320,7 @@ class _Walks:
             row[: len(request.atomic_numbers)] = torch.tensor(request.atomic_numbers)
         numbers = numbers.to(like.device)
         mask = numbers > 0
-        noise = SampleNoise(requests, self.seed, like, attempt)
+        noise = SampleNoise(requests, self.seed, like, walk)
 
         symmetry = self.choice.of_batch(requests, width)
         starts = [request.start for request in requests if request.start is not None]
@@ -300,9 +334,9 @@ class _Walks:
             with torch.autocast(like.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 return model(numbers, mask, at, time, groups)
 
-        walk: Denoiser = denoise
+        denoiser: Denoiser = denoise
         if guidance is not None:
-            walk = guided(
+            denoiser = guided(
                 guidance,
                 denoise,
                 model.process,
@@ -314,30 +348,29 @@ class _Walks:
         if on_state is not None:
             on_state(times[0], model.decode(state, numbers, mask.sum(1)))
         for t, t_next in pairwise(times):
-            state = model.process.step(walk, state, t, t_next, mask, noise, settings)
+            state = model.process.step(denoiser, state, t, t_next, mask, noise, settings)
             if on_state is not None:
                 on_state(t_next, model.decode(state, numbers, mask.sum(1)))
-        return _finish(model.decode(state, numbers, mask.sum(1)), requests)
+        return _finish(model.decode(state, numbers, mask.sum(1)), requests, walk)
 
 
-def _chosen(walked: Sequence[Sequence[Sample]], choose: ChooseWalks) -> list[Sample]:
-    """Of the samples of each list, which are walks of one, the likeliest crystal; all of its walks are counted."""
-    ended = [[i for i, one in enumerate(own) if one.crystal is not None] for own in walked]
-    asked = [number for number, places in enumerate(ended) if len(places) > 1]
-    ends = [[crystal for one in walked[number] if (crystal := one.crystal) is not None] for number in asked]
-    best = choose(ends) if ends else []
-    place = {number: ended[number][i] for number, i in zip(asked, best, strict=True)}
-    made = []
-    for number, own in enumerate(walked):
-        # the only one that is a crystal, or any: none is
-        kept = place.get(number, ended[number][0] if ended[number] else 0)
-        before = sum(one.attempts for one in own[:kept])
-        made.append(replace(own[kept], attempts=sum(one.attempts for one in own), kept=before + own[kept].kept))
-    return made
+def _likeliest(ended: Sequence[Sequence[Sample]], choose: ChooseWalks) -> list[Sample]:
+    """Of each list, which are the ends of one sample's walks, the likeliest crystal; all of its walks are counted."""
+    sound = [[i for i, one in enumerate(own) if one.crystal is not None] for own in ended]
+    asked = [number for number, places in enumerate(sound) if len(places) > 1]
+    crystals = [[crystal for one in ended[number] if (crystal := one.crystal) is not None] for number in asked]
+    best = choose(crystals) if crystals else []
+    place = {number: sound[number][i] for number, i in zip(asked, best, strict=True)}
+    # else the only one that is a crystal, or any: none is
+    kept = [place.get(number, sound[number][0] if sound[number] else 0) for number in range(len(ended))]
+    return [replace(own[i], attempts=sum(one.attempts for one in own)) for own, i in zip(ended, kept, strict=True)]
 
 
 def evaluations(model: Generator, settings: SamplerSettings) -> int:
-    """Network evaluations that one walk costs (a sample is one walk, or more where one ends in no crystal)."""
+    """Network evaluations that one walk costs.
+
+    A sample is one walk, or more where one ends in no crystal, or where the likeliest of several is kept.
+    """
     method = settings.method or model.process.methods[0]
     return settings.steps * model.process.evaluations_per_step(method) + (model.space_group_head is not None)
 
@@ -367,7 +400,7 @@ def _space_groups(
     return groups
 
 
-def _finish(batch: CrystalBatch, requests: list[SampleRequest]) -> list[Sample]:
+def _finish(batch: CrystalBatch, requests: list[SampleRequest], walk: int) -> list[Sample]:
     samples = []
     numbers = batch.atomic_numbers.cpu().numpy()
     coords, lattices = batch.frac_coords.double().cpu().numpy(), batch.lattice.double().cpu().numpy()
@@ -376,7 +409,7 @@ def _finish(batch: CrystalBatch, requests: list[SampleRequest]) -> list[Sample]:
         try:
             crystal = Crystal(numbers[i, :count], coords[i, :count], lattices[i])
             crystal.validate()
-            samples.append(Sample(request, crystal))
+            samples.append(Sample(request, crystal, walk=walk))
         except InputError as error:
-            samples.append(Sample(request, None, str(error)))
+            samples.append(Sample(request, None, str(error), walk=walk))
     return samples

@@ -9,7 +9,7 @@ from dao.errors import InputError
 from dao.models import Generator
 from dao.processes.config import SamplerSettings
 from dao.processes.guidance import Guidance
-from dao.sampling import ChooseWalks, SampleRequest, sample
+from dao.sampling import SampleRequest, walked
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,31 +36,36 @@ class Trajectory:
 def walk_again(
     model: Generator,
     request: SampleRequest,
+    walk: int = 0,
     *,
     seed: int,
     settings: SamplerSettings | None = None,
     guidance: Guidance | None = None,
-    choose: ChooseWalks | None = None,
 ) -> Trajectory:
     """The states through which a sample was made, by making it again, alone.
 
-    Every sample has random numbers of its own, so the walk ends in the same crystal as it did in its batch, up to
-    rounding. Of a sample that took several walks the one that was kept is shown.
+    Every walk has random numbers of its own, so it ends in the same crystal as it did in its batch, up to rounding.
+
+    Args:
+        model: the generator.
+        request: of the sample.
+        walk: number of the walk that the sample is the end of (:attr:`dao.sampling.Sample.walk`).
+        seed: as the sample's, and likewise below.
+        settings: the sampler's.
+        guidance: what it was drawn towards.
 
     Raises:
         InputError: as :func:`dao.sampling.sample`, or the walk does not end in a crystal.
 
     """
-    walks: list[list[tuple[float, CrystalBatch]]] = []
+    times: list[float] = []
+    states: list[CrystalBatch] = []
 
     def keep(time: float, batch: CrystalBatch) -> None:
-        if not walks or time > walks[-1][-1][0]:  # another walk begins
-            walks.append([])
-        walks[-1].append((time, batch))
+        times.append(time)
+        states.append(batch)
 
-    walk = sample(model, [request], seed=seed, settings=settings, guidance=guidance, choose=choose, on_state=keep)
-    made = next(one for batch in walk for one in batch)
+    made = walked(model, request, walk, seed=seed, settings=settings, guidance=guidance, on_state=keep)
     if made.crystal is None:
         raise InputError(f"the walk does not end in a crystal ({made.failure})")
-    shown = walks[made.kept]
-    return Trajectory(tuple(time for time, _ in shown), tuple(state.to_crystals()[0] for _, state in shown))
+    return Trajectory(tuple(times), tuple(state.to_crystals()[0] for state in states))

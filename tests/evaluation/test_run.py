@@ -91,7 +91,7 @@ def test_a_folder_of_another_evaluation_is_left_alone_before_anything_is_sampled
     def never(*_: Any, **__: Any) -> Any:
         pytest.fail("sampled, although refused")
 
-    monkeypatch.setattr(dao.sampling._Walks, "_walk", never)
+    monkeypatch.setattr(dao.sampling._Walks, "once", never)
     one = TARGETS.select([0])
     for changed, seeds, targets in (
         (How(out=tmp_path, ks=(1, 4), seconds=3.0, **QUIET), [0], TARGETS),
@@ -108,8 +108,8 @@ def test_a_folder_of_another_evaluation_is_left_alone_before_anything_is_sampled
 def test_samples_that_are_no_crystal_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish = dao.sampling._finish
 
-    def failing(batch: Any, requests: Any) -> Any:
-        made = finish(batch, requests)
+    def failing(batch: Any, requests: Any, walk: int) -> Any:
+        made = finish(batch, requests, walk)
         return [dao.sampling.Sample(one.request, None, "no crystal") if one.request.index == 1 else one for one in made]
 
     monkeypatch.setattr(dao.sampling, "_finish", failing)

@@ -17,6 +17,7 @@ from pymatgen.core import Structure
 from toys import listing, tiny_generator
 
 import dao
+import dao.sampling
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.prediction import pipeline
@@ -138,7 +139,7 @@ def test_folders_of_several_formulas(tmp_path: Path, weights: Path) -> None:
 def test_a_second_run_samples_nothing(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run({NACL: (1, 2)}, tmp_path, weights)
     before = listing([tmp_path])
-    monkeypatch.setattr("dao.sampling._Walks._walk", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr("dao.sampling._Walks.once", lambda *_, **__: pytest.fail("sampled again"))
     second = run({NACL: (1, 2)}, tmp_path, weights, batch_size=1)
     assert listing([tmp_path]) == before
     assert first.records == second.records
@@ -272,7 +273,7 @@ def test_another_version_is_said_and_what_fits_is_kept(
     settings["NaCl"].write_text(json.dumps(said["NaCl"] | {"version": "0.0.1"}))
     # an early version did not say
     settings["MgO"].write_text(json.dumps({key: value for key, value in said["MgO"].items() if key != "version"}))
-    monkeypatch.setattr("dao.sampling._Walks._walk", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr("dao.sampling._Walks.once", lambda *_, **__: pytest.fail("sampled again"))
     second = run({NACL: (1,), MGO: (1,)}, tmp_path, weights)
     assert (second.earlier, second.other_versions) == (2, {"0.0.1": 1, "an unknown version": 1})
     # candidates that are made again are this version's
@@ -301,8 +302,31 @@ def test_progress_counts_all_walks_and_never_goes_back(
     told: list[float] = []
     shown = {"samples": 4, "steps": 1, "walks": 3, "batch_size": 2}
     run({NACL: (1,)}, tmp_path, weights, **shown, on_progress=lambda at, _: told.append(at))
-    each = [0.0, 2 / 3, 2 / 3, 4 / 3, 4 / 3, 2.0]
+    each = [0.0, 2 / 3, 2 / 3, 4 / 3, 4 / 3, 2.0 - 0.2 / 3, 2.0]
     assert told == pytest.approx([*each, *(2.0 + one for one in each)])
+
+
+@pytest.mark.parametrize("walks", [1, 3])
+def test_progress_of_samples_that_take_one_walk_and_of_walks_begun_again(
+    tmp_path: Path, weights: Path, walks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too little is free to choose from, and of the second sample the first attempt fails."""
+    original: Any = dao.sampling._Walks.once
+
+    def flaky(own: Any, requests: Any, walk: int) -> Any:
+        made = original(own, requests, walk)
+        fails = [one.request.index == 1 and walk == 0 for one in made]
+        return [replace(one, crystal=None) if failed else one for one, failed in zip(made, fails, strict=True)]
+
+    monkeypatch.setattr(dao.sampling._Walks, "once", flaky)
+    monkeypatch.setattr("dao.sampling.CHOICE_FREEDOM", 1000)
+    told: list[float] = []
+    shown = {"samples": 4, "steps": 1, "walks": walks, "batch_size": 2}
+    run({NACL: (1,)}, tmp_path, weights, **shown, on_progress=lambda at, _: told.append(at))
+    assert told == sorted(told)
+    # all of a batch only once it is finished
+    assert [told.count(whole) for whole in (2.0, 4.0)] == [2, 1]
+    assert told[-1] == 4.0
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])

@@ -10,7 +10,7 @@ import pytest
 
 import dao.prediction.plausibility
 from dao.crystal import Crystal
-from dao.prediction.walk_choice import AGREEMENT, WalkChooser, agreement, walk_chooser
+from dao.prediction.walk_choice import AGREEMENT, WalkChooser, agreement, with_chooser
 from dao.processes.config import SamplerSettings
 
 CUBE = 4.0 * np.eye(3)
@@ -38,7 +38,6 @@ def test_the_most_plausible_is_kept_unless_others_agree_on_another(monkeypatch: 
         return [0.5 * AGREEMENT * float(one.frac_coords.max() > 0.4) for one in crystals]
 
     monkeypatch.setattr(dao.prediction.plausibility, "log_odds", log_odds)
-    monkeypatch.setattr("dao.prediction.walk_choice.niggli_reduce", lambda one: one)
     network: Any = None
     lists = [[salt(0.25), salt(0.5)], [salt(0.25), salt(0.25), salt(0.5)], [salt(0.5, (3, 9)), salt(0.3, (3, 9))]]
     assert WalkChooser(network)(lists) == [1, 0, 0]
@@ -51,10 +50,18 @@ def test_a_flat_cell_agrees_with_nothing() -> None:
     assert agreement([flat, salt(0.5), salt(0.5)]).tolist() == pytest.approx([0.0, 2.0, 2.0])
 
 
+def test_odds_that_are_no_number_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dao.prediction.plausibility, "log_odds", lambda *_: [float("nan"), -9.0])
+    network: Any = None
+    assert WalkChooser(network)([[salt(0.25), salt(0.5)]]) == [1]
+
+
 def test_one_walk_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert walk_chooser(SamplerSettings(walks=1), "cpu") is None
-    chooser = walk_chooser(SamplerSettings(walks=2), "cpu")
+    one, three = SamplerSettings(walks=1), SamplerSettings(walks=3)
+    assert with_chooser(one, "cpu") == (one, None)
+    settings, chooser = with_chooser(three, "cpu")
+    assert settings == three
     assert chooser is not None
-    assert len(chooser.fingerprint) == 16
+    assert chooser.network.fingerprint in chooser.record
     monkeypatch.setattr("dao.prediction.walk_choice.shipped_plausibility", lambda: None)
-    assert walk_chooser(SamplerSettings(walks=2), "cpu") is None
+    assert with_chooser(three, "cpu") == (one, None)

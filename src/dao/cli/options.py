@@ -126,8 +126,8 @@ Walks = Annotated[
     int | None,
     typer.Option(
         min=1,
-        max=1000,
-        help="Walks of each sample with coordinates free, the likeliest kept; the weights' own number if not given.",
+        max=100,
+        help="Walks of a sample with many coordinates free, the likeliest kept; the weights' own number if not given.",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Structures computed at a time; changes no result.")]

@@ -26,8 +26,8 @@ def sampler_note(settings: SamplerSettings) -> str:
     if settings.free_probability:
         parts.append(f"samples without symmetry where each is held to find {settings.free_probability:g}")
     if settings.walks > 1:
-        parts.append(f"the likeliest of {settings.walks} walks where coordinates are free")
-    parts += [f"at most {settings.attempts} attempts a walk", settings.precision]
+        parts.append(f"the likeliest of {settings.walks} walks where four or more coordinates are free")
+    parts += [f"a walk begun again at most {settings.attempts - 1} times", settings.precision]
     return ", ".join(parts)
 
 

@@ -107,7 +107,7 @@ def evaluate_generator(
 
     """
     from dao.objectives import guidance_note
-    from dao.prediction.walk_choice import walk_chooser
+    from dao.prediction.walk_choice import with_chooser
     from dao.sampling import evaluations
 
     judge = how.judging.load(str(next(model.parameters()).device))
@@ -116,7 +116,7 @@ def evaluate_generator(
     if how.sources.table is not None and len(seeds) > 1:
         raise InputError("several seeds are of the generator alone: leave prototypes out of the sources")
     counts = [max(how.ks), *(1 for _ in seeds[1:])]
-    choose = walk_chooser(settings, str(next(model.parameters()).device))
+    settings, choose = with_chooser(settings, str(next(model.parameters()).device))
     plans = [
         Sampling.plan(
             model, targets, count, seed=seed, settings=settings, out=how.out, guidance=judge.guidance, choose=choose

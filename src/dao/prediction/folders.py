@@ -26,7 +26,7 @@ from dao.prediction.judging import Judging
 from dao.prediction.pipeline import FormulaResult, Walker, load_generator, plan_samples
 from dao.prediction.refine import Refiner, refiner_of
 from dao.prediction.sources import Sources
-from dao.prediction.walk_choice import WalkChooser, walk_chooser
+from dao.prediction.walk_choice import WalkChooser, with_chooser
 from dao.processes.config import SamplerSettings
 from dao.progress import FormulaProgress
 from dao.sample_file import SampleFile, signature
@@ -84,7 +84,7 @@ def predict_to_folder(  # noqa: PLR0913 -- the options of ``dao predict``
         weights: see :func:`dao.prediction.pipeline.predict`, and likewise below; or a generator that is loaded already.
         samples: structures to generate for each composition.
         steps: sampler steps.
-        walks: of each sample.
+        walks: of each sample with four or more coordinates free, of which the likeliest is kept.
         seed: seed.
         device: device.
         batch_size: crystals generated at a time.
@@ -190,25 +190,28 @@ def _groups(plans: Mapping[Composition, Mapping[SampleRequest, int]]) -> Iterato
 
 @dataclass
 class _Gauge:
-    """How many samples are finished, those under way counted by how far they are in all of their walks."""
+    """How many samples are finished, those under way counted by how far they are in their walks."""
 
     walks: int
-    begun: int = 0
-    """Walks of the batch under way."""
-    size: int = 0
-    """Its samples; walks after the first are of some of them."""
-    _before: int = -1
-    _last: float = 0.0
+    """That a sample can take."""
+    furthest: float = 0.0
+    _finished: int = -1
+    _size: int = 0
+    _begun: int = 0
+    _time: float = 0.0
 
     def read(self, finished: int, time: float, samples: int) -> float:
-        """Told how many are finished, and the time of a walk of so many more."""
-        if finished != self._before:
-            self._before, self.begun, self.size, self._last = finished, 0, samples, 0.0
-        if time > self._last:
-            self.begun += 1
-        self._last = time
-        # attempts that are begun again are walks, too
-        return finished + self.size * min(1.0, (self.begun - time) / self.walks)
+        """Told how many are finished, and the time of a walk of so many more: how far all of it is.
+
+        Never less than before, and of a batch never all of it: how many walks it takes, the sampler alone knows.
+        """
+        if finished != self._finished:
+            self._finished, self._size, self._begun, self._time = finished, samples, 0, 0.0
+        self._begun += time > self._time
+        self._time = time
+        share = min(1.0 - 0.1 / self.walks, (self._begun - time) / self.walks)
+        self.furthest = max(self.furthest, finished + share * self._size)
+        return self.furthest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -269,8 +272,8 @@ class _Work:
             guide = walker.judge.guidance
             if model is not None:
                 settings = check_settings(model, model.config.sampler.updated(steps=steps, walks=walks))
-                choose = walk_chooser(settings, device)
-                made_by = signature(model, settings, seed, guide, choose)
+                settings, choose = with_chooser(settings, device)
+                made_by = signature(model, settings, seed, guide, "" if choose is None else choose.record)
             refiner = refiner_of(
                 chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide
             )
@@ -332,7 +335,7 @@ class _Work:
         if self.model is None or not missing:
             return
 
-        gauge = _Gauge(1 if self.choose is None or self.settings is None else self.settings.walks)
+        gauge = _Gauge(1 if self.settings is None else self.settings.walks)
 
         def on_state(time: float, batch: CrystalBatch) -> None:
             if on_progress is not None:
@@ -354,6 +357,8 @@ class _Work:
             for composition in {owner[one.request]: None for one in batch}:
                 self.files[composition].append([one for one in batch if owner[one.request] == composition])
             advance(len(batch))
+            if on_progress is not None:
+                on_progress(len(owner.keys() & self.done.keys()), len(owner))
 
     def result(self, composition: Composition, *, progress: bool) -> FormulaResult:
         """Its candidates, from samples that are all there; they are not needed again."""
@@ -372,7 +377,6 @@ class _Work:
             seed=self.seed,
             walker=self.walker,
             refined_from=None if self.refiner is None else self.refiner.time,
-            choose=self.choose,
         )
 
     def failure(self, result: FormulaResult) -> str | None:

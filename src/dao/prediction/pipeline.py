@@ -23,7 +23,7 @@ from dao.prediction.prototypes import Proposer
 from dao.prediction.ranking import Candidate, rank_by_recurrence
 from dao.prediction.refine import Refiner, refiner_of
 from dao.prediction.sources import Sources, choose_sources
-from dao.prediction.walk_choice import WalkChooser, walk_chooser
+from dao.prediction.walk_choice import with_chooser
 from dao.processes.config import SamplerSettings
 from dao.sampling import Sample, SampleRequest, sample
 from dao.stages import ENERGIES, PROTOTYPES, RELAXATION, SYMMETRY, stage
@@ -47,8 +47,6 @@ class FormulaResult:
     walker: Walker
     refined_from: float | None
     """Time that prototype proposals were noised to; None: they were not."""
-    choose: WalkChooser | None = None
-    """What chose among the walks of samples; None: each took one."""
 
     @property
     def judge(self) -> Judge:
@@ -112,7 +110,8 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
         cells: formula units a cell: ``auto`` (1 to 4 within ``max_atoms``) or numbers such as ``1,2``.
         max_atoms: largest cell to try.
         steps: sampler steps; default the weights' own.
-        walks: of each sample that has coordinates free, the likeliest of which is kept; default the weights' own.
+        walks: of each sample with four or more coordinates free, the likeliest of which is kept; default the weights'
+            own.
         seed: the result depends on it, the formula and the sample's index only.
         weights: shipped name, folder, or Hugging Face Hub id; default the shipped ones.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -151,7 +150,7 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
     if model is None:
         refiner_of(chosen, refine_prototypes)
         return walker.candidates(composition, wider, {}, [])
-    settings = model.config.sampler.updated(steps=steps, walks=walks)
+    settings, choose = with_chooser(model.config.sampler.updated(steps=steps, walks=walks), device)
     plan = plan_samples(model, composition, units, samples)
     guide = walker.judge.guidance
     refiner = refiner_of(chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide)
@@ -162,7 +161,7 @@ def predict(  # noqa: PLR0913 -- the options of ``dao predict``
         settings=settings,
         batch_size=batch_size,
         guidance=guide,
-        choose=walk_chooser(settings, device),
+        choose=choose,
     )
     return walker.candidates(composition, wider, plan, [one for batch in walk for one in batch], refiner=refiner)
 

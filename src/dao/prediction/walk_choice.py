@@ -1,8 +1,8 @@
 """Which of several walks of a sample is kept: the most plausible, and the one that the others come nearest to.
 
-Where a symmetry leaves coordinates free, walks from other noise end in other crystals, of which some are right. What is
-right recurs, and a network can tell it from what is not (:mod:`dao.prediction.plausibility`): together they pick better
-than either alone (docs/experiments.md).
+Where a symmetry leaves many coordinates free, walks from other noise end in other crystals, of which some are right.
+What is right recurs, and a network can tell it from what is not (:mod:`dao.prediction.plausibility`): together they
+pick better than either alone (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dao.crystal import Crystal
-from dao.errors import InputError
-from dao.geometry.cells import niggli_reduce
 from dao.prediction.ranking import neighbourhoods
+from dao.sampling import CHOICE_FREEDOM
 from dao.weights import shipped_plausibility
 
 if TYPE_CHECKING:
@@ -43,16 +42,17 @@ class WalkChooser:
     network: PropertyPredictor
 
     @property
-    def fingerprint(self) -> str:
-        """Of the network."""
-        return self.network.fingerprint
+    def record(self) -> str:
+        """All that a choice depends on."""
+        return (
+            f"{self.network.fingerprint}, agreement {AGREEMENT:g} within {ALIKE:g}, from {CHOICE_FREEDOM} coordinates"
+        )
 
     def __call__(self, walks: Sequence[Sequence[Crystal]]) -> list[int]:
         """Place of the likeliest crystal in each list, whose crystals are of one composition."""
         from dao.prediction.plausibility import log_odds
 
-        every = [_reduced(one) for own in walks for one in own]
-        odds = np.array(log_odds(self.network, every))
+        odds = np.nan_to_num(log_odds(self.network, [one for own in walks for one in own]), nan=-np.inf)
         ends = np.cumsum([len(own) for own in walks], dtype=int)
         return [
             int((odds[end - len(own) : end] + AGREEMENT * agreement(own)).argmax())
@@ -68,8 +68,8 @@ def agreement(crystals: Sequence[Crystal]) -> npt.NDArray[np.float64]:
     return np.nansum(np.exp(-differences / ALIKE), axis=1)
 
 
-def walk_chooser(settings: SamplerSettings, device: str) -> WalkChooser | None:
-    """What chooses among the walks of samples; None where each takes one, or no network for it ships.
+def with_chooser(settings: SamplerSettings, device: str) -> tuple[SamplerSettings, WalkChooser | None]:
+    """The settings with what chooses among the walks of samples; one walk and None where no network for it ships.
 
     Raises:
         InputError: no such device, or broken weights.
@@ -77,15 +77,7 @@ def walk_chooser(settings: SamplerSettings, device: str) -> WalkChooser | None:
     """
     path = shipped_plausibility()
     if settings.walks == 1 or path is None:
-        return None
+        return settings.updated(walks=1), None
     from dao.prediction.plausibility import load_plausibility
 
-    return WalkChooser(load_plausibility(path, device))
-
-
-def _reduced(crystal: Crystal) -> Crystal:
-    """In the cell that the network was trained on, where there is one."""
-    try:
-        return niggli_reduce(crystal)
-    except InputError:
-        return crystal
+    return settings, WalkChooser(load_plausibility(path, device))

@@ -79,8 +79,8 @@ class SamplerSettings:
     this many times."""
 
     walks: int = 1
-    """Walks of each sample that has coordinates free; the likeliest is kept (:mod:`dao.prediction.walk_choice`). With
-    nothing to choose by, one walk is all it takes."""
+    """Walks of each sample with four or more coordinates free, of which the likeliest is kept: see
+    :mod:`dao.prediction.walk_choice`. With nothing to choose by, one walk is all it takes."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's products; states stay as they are. ``bfloat16`` is 1.6 times faster on a CPU with AMX, and gives

@@ -137,7 +137,7 @@ def _settings(result: FormulaResult) -> dict[str, str]:
             "Generator": f"{model.config.name} ({model.fingerprint}), {model.config.process.kind.replace('_', ' ')}",
             "Samples": str(len(result.samples)),
             "Formula units a cell": ", ".join(map(str, units)),
-            "Sampler": f"{settings.method or model.process.methods[0]}, {settings.steps} steps{_walks(result)}",
+            "Sampler": f"{settings.method or model.process.methods[0]}, {settings.steps} steps, {settings.walks} walks",
             "Seed": str(result.seed),
         }
     sources = sorted({one.source for one in result.candidates})
@@ -151,13 +151,6 @@ def _settings(result: FormulaResult) -> dict[str, str]:
         **_proposing(result),
         **({"Time, all formulas": times} if times else {}),
     }
-
-
-def _walks(result: FormulaResult) -> str:
-    """How many a sample took, where that is more than one."""
-    if result.choose is None or result.settings is None:
-        return ""
-    return f", the likeliest of {result.settings.walks} walks where there is something to choose"
 
 
 def _proposing(result: FormulaResult) -> dict[str, str]:
@@ -189,6 +182,7 @@ def _walk(result: FormulaResult, candidates: list[Candidate]) -> Walk | None:
     if result.model is None:
         return None
     requests = {(units, request.index): request for request, units in result.plan.items()}
+    walks = {one.request: one.walk for one in result.samples}
     for candidate in candidates:
         known = [place for place in candidate.sample_indices if place in requests]
         if not known:
@@ -198,10 +192,10 @@ def _walk(result: FormulaResult, candidates: list[Candidate]) -> Walk | None:
             states = walk_again(
                 result.model,
                 requests[place],
+                walks[requests[place]],
                 seed=result.seed,
                 settings=result.settings,
                 guidance=result.judge.guidance,
-                choose=result.choose,
             )
         except InputError:  # a walk through numbers that no crystal has
             return None

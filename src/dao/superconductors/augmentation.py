@@ -109,6 +109,7 @@ def generate_structures(
         out=predictions,
         weights=generator,
         samples=1 if how.mode == "one-shot" else how.samples,
+        walks=1 if how.mode == "one-shot" else None,
         seed=how.seed,
         device=how.device,
         judging=Judging(rank="recurrence") if how.mode == "one-shot" else Judging(generator=generator),
