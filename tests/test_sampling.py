@@ -16,9 +16,9 @@ from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.models import Generator
 from dao.processes.config import SamplerSettings
+from dao.sample_noise import SampleNoise
 from dao.sampling import (
     Sample,
-    SampleNoise,
     SampleRequest,
     batches,
     check_settings,

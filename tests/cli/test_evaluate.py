@@ -212,7 +212,7 @@ def test_output_report_and_figures_say_the_same(place: Place) -> None:
         assert printed["unfiltered"] == text
         assert text in page
     assert [one["k"] for one in place.printed] == ["1", "2"] * 3 + ["ranked"]
-    assert "euler, 3 steps, at most 4 attempts a walk, float32" in page
+    assert "euler, 3 steps, a walk begun again at most 3 times, float32" in page
     assert "0, 1 (k above 1: 0 alone)" in page
     assert "Prototype substitution" in page
     figures = {path.name for path in (place.out / "figures").iterdir()}

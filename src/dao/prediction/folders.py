@@ -358,7 +358,7 @@ class _Work:
                 self.files[composition].append([one for one in batch if owner[one.request] == composition])
             advance(len(batch))
             if on_progress is not None:
-                on_progress(len(owner.keys() & self.done.keys()), len(owner))
+                on_progress(float(len(owner.keys() & self.done.keys())), len(owner))
 
     def result(self, composition: Composition, *, progress: bool) -> FormulaResult:
         """Its candidates, from samples that are all there; they are not needed again."""
