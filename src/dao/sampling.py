@@ -122,13 +122,9 @@ def sample(
             batch size below 1.
 
     """
-    settings = check_settings(model, settings or model.config.sampler)
-    check_requests(model, requests)
+    walks = _Walks.checked(model, requests, seed, settings, guidance, choose, on_state)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch size must be at least 1, got {batch_size}")
-    if guidance is not None and guidance.strength == 0:
-        guidance = None
-    walks = _Walks(model, seed, settings, SymmetryChoice(model, settings), guidance, choose, on_state)
     return (walks.samples(batch) for batch in batches(requests, batch_size))
 
 
@@ -157,11 +153,7 @@ def walked(
         InputError: as :func:`sample`.
 
     """
-    settings = check_settings(model, settings or model.config.sampler)
-    check_requests(model, [request])
-    if guidance is not None and guidance.strength == 0:
-        guidance = None
-    walks = _Walks(model, seed, settings, SymmetryChoice(model, settings), guidance, None, on_state)
+    walks = _Walks.checked(model, [request], seed, settings, guidance, None, on_state)
     return walks.once([request], walk)[0]
 
 
@@ -236,6 +228,24 @@ class _Walks:
     guidance: Guidance | None
     choose: ChooseWalks | None
     on_state: OnState | None
+
+    @classmethod
+    def checked(
+        cls,
+        model: Generator,
+        requests: Sequence[SampleRequest],
+        seed: int,
+        settings: SamplerSettings | None,
+        guidance: Guidance | None,
+        choose: ChooseWalks | None,
+        on_state: OnState | None,
+    ) -> _Walks:
+        """Of requests that the model can do; the sampler's settings are by default the model's own."""
+        settings = check_settings(model, settings or model.config.sampler)
+        check_requests(model, requests)
+        if guidance is not None and guidance.strength == 0:
+            guidance = None
+        return cls(model, seed, settings, SymmetryChoice(model, settings), guidance, choose, on_state)
 
     def samples(self, batch: list[SampleRequest]) -> list[Sample]:
         """Of a batch, each the likeliest of its walks where there is something to choose."""

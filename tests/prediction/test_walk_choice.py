@@ -63,5 +63,5 @@ def test_one_walk_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings == three
     assert chooser is not None
     assert chooser.network.fingerprint in chooser.record
-    monkeypatch.setattr("dao.prediction.walk_choice.shipped_plausibility", lambda: None)
+    monkeypatch.setattr("dao.prediction.plausibility.shipped_plausibility", lambda: None)
     assert with_chooser(three, "cpu") == (one, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dao.errors import InputError
-from dao.weights import resolve_predictor, shipped_plausibility, shipped_ranker
+from dao.weights import resolve_predictor, shipped_ranker
 
 if TYPE_CHECKING:
     from dao.models import Generator, Predictor
@@ -78,10 +78,12 @@ class Judging:
         learned = self._ranker()
         judge = Judge()
         if learned is not None:
+            from dao.prediction.plausibility import shipped_network
+
             judge = Judge(
                 order="learned",
                 learned=learned,
-                plausibility=_plausibility(device),
+                plausibility=shipped_network(device),
                 symmetry=self._symmetry() if learned.asks_symmetry else None,
             )
         if source is None:
@@ -140,16 +142,6 @@ class Judging:
         alone = replace(self, guidance=0.0, target=None)
         order = replace(alone, generator=None).load("cpu").order
         return None if order == "recurrence" else replace(alone, rank=order)
-
-
-def _plausibility(device: str) -> PropertyPredictor | None:
-    """What else the learned ranker asks, where that ships."""
-    path = shipped_plausibility()
-    if path is None:
-        return None
-    from dao.prediction.plausibility import load_plausibility
-
-    return load_plausibility(path, device)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ candidates against each other: they are known up to a constant of the compositio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from dao.device import choose_device
 from dao.errors import InputError
 from dao.model_config import PLAUSIBILITY
 from dao.property_model import PropertyPredictor
+from dao.weights import shipped_plausibility
 
 
 def load_plausibility(weights: Path, device: str) -> PropertyPredictor:
@@ -31,6 +33,23 @@ def load_plausibility(weights: Path, device: str) -> PropertyPredictor:
     if model.config.label != PLAUSIBILITY:
         raise InputError(f"{weights}: predicts {model.config.label}, and {PLAUSIBILITY} is needed")
     return model
+
+
+def shipped_network(device: str) -> PropertyPredictor | None:
+    """The network that ships, on a device, read once a process; None where none does.
+
+    Raises:
+        InputError: no such device, or broken weights.
+
+    """
+    path = shipped_plausibility()
+    return None if path is None else _loaded(path, str(choose_device(device)))
+
+
+@lru_cache(maxsize=1)
+def _loaded(weights: Path, device: str) -> PropertyPredictor:
+    """What ranks candidates and what chooses among walks ask the same network."""
+    return load_plausibility(weights, device)
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from dao.crystal import Crystal
 from dao.prediction.ranking import neighbourhoods
 from dao.sampling import CHOICE_FREEDOM
-from dao.weights import shipped_plausibility
 
 if TYPE_CHECKING:
     from dao.processes.config import SamplerSettings
@@ -75,9 +74,7 @@ def with_chooser(settings: SamplerSettings, device: str) -> tuple[SamplerSetting
         InputError: no such device, or broken weights.
 
     """
-    path = shipped_plausibility()
-    if settings.walks == 1 or path is None:
-        return settings.updated(walks=1), None
-    from dao.prediction.plausibility import load_plausibility
+    from dao.prediction.plausibility import shipped_network
 
-    return settings, WalkChooser(load_plausibility(path, device))
+    network = None if settings.walks == 1 else shipped_network(device)
+    return (settings.updated(walks=1), None) if network is None else (settings, WalkChooser(network))
