@@ -11,6 +11,8 @@ from symmetric_toys import tiny_symmetric_generator
 
 from dao.crystal import Crystal
 from dao.errors import InputError
+from dao.prediction.plausibility import shipped_network
+from dao.prediction.walk_choice import WalkChooser
 from dao.processes.config import SamplerSettings
 from dao.sample_file import SampleFile, signature
 from dao.sampling import Sample, SampleRequest
@@ -38,13 +40,25 @@ def equal(one: Sample, other: Sample) -> bool:
 def test_samples_belong_together_by_all_that_they_depend_on() -> None:
     model, settings = tiny_symmetric_generator(), SamplerSettings(steps=3)
     made_by = signature(model, settings, 0, None)
-    for changes in ({"volume_noise": 0.5}, {"shape_noise": 0.0}, {"free_probability": 0.1}, {"steps": 4}):
+    for changes in (
+        {"volume_noise": 0.5},
+        {"shape_noise": 0.0},
+        {"free_probability": 0.1},
+        {"subgroup_probability": 0.1},
+        {"steps": 4},
+    ):
         assert signature(model, settings.updated(**changes), 0, None) != made_by, changes
     assert signature(model, settings, 1, None) != made_by
-    assert signature(model, settings.updated(walks=3), 0, None, "a network") != made_by
-    assert signature(model, settings, 0, None, "a network") != made_by
+    network = shipped_network("cpu")
+    assert network is not None
+    chooser = WalkChooser(network)
+    assert signature(model, settings.updated(walks=3), 0, None, chooser) != made_by
+    assert signature(model, settings, 0, None, chooser) == {**made_by, "walks chosen by": chooser.record}
     # as they were signed before there were such settings, and before symmetries were given out otherwise
-    assert not {"volume_noise", "shape_noise", "free_probability", "walks"} & made_by["sampler"].keys()
+    assert (
+        not {"volume_noise", "shape_noise", "free_probability", "subgroup_probability", "walks"}
+        & made_by["sampler"].keys()
+    )
     assert "symmetries" in made_by
 
 

@@ -72,6 +72,7 @@ def for_sampling(model: Generator, options: argparse.Namespace) -> Generator:
     changes = {
         "steps": options.steps,
         "free_probability": options.free_probability,
+        "subgroup_probability": options.subgroup_probability,
         "space_group_temperature": options.temperature,
         "volume_noise": options.volume_noise,
         "shape_noise": options.shape_noise,
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--symmetry", type=Path, help="folder of a trained symmetry prior")
     parser.add_argument("--further-memory", type=Path, help="folder of weights whose prior's memory is asked besides")
     parser.add_argument("--free-probability", type=float, help="of what a sample without symmetry finds")
+    parser.add_argument("--subgroup-probability", type=float, help="of what a sample with part of a symmetry finds")
     parser.add_argument("--temperature", type=float, help="at which samples share out symmetries")
     parser.add_argument("--volume-noise", type=float, help="of the cell's volume that samples start from")
     parser.add_argument("--shape-noise", type=float, help="of the cell's shape")

@@ -15,6 +15,7 @@ from dao.sampling import Sample, SampleRequest
 
 if TYPE_CHECKING:
     from dao.models import Generator
+    from dao.prediction.walk_choice import WalkChooser
     from dao.processes.config import SamplerSettings
     from dao.processes.guidance import Guidance
 
@@ -24,21 +25,27 @@ def signature(
     settings: SamplerSettings,
     seed: int,
     guidance: Guidance | None,
-    chosen_by: str = "",
+    choose: WalkChooser | None = None,
 ) -> dict[str, Any]:
     """What samples in a file must agree on to belong together; not batch size or device, which only round.
 
-    ``chosen_by`` says what chooses among the walks of a sample, if anything does.
+    ``choose`` is what chooses among the walks of a sample, if anything does.
     """
     sampler = asdict(settings)
-    for name, unused in (("free_probability", 0.0), ("volume_noise", 1.0), ("shape_noise", 1.0), ("walks", 1)):
+    for name, unused in (
+        ("free_probability", 0.0),
+        ("subgroup_probability", 0.0),
+        ("volume_noise", 1.0),
+        ("shape_noise", 1.0),
+        ("walks", 1),
+    ):
         if sampler[name] == unused:
             del sampler[name]  # as it was before there was such a setting: such samples are the same
     made_by = {"weights": model.fingerprint, "sampler": sampler, "seed": seed}
     if model.symmetry_table is not None:
         made_by["symmetries"] = "by discoveries"  # before: shared out in proportion; such samples are others
-    if chosen_by:
-        made_by["walks chosen by"] = chosen_by
+    if choose is not None:
+        made_by["walks chosen by"] = choose.record
     return made_by if guidance is None else {**made_by, "guidance": guidance.record()}
 
 

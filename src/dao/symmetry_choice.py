@@ -14,6 +14,7 @@ from dao.data.symmetry_batch import Orbits
 from dao.errors import InputError
 from dao.geometry.wyckoff import orbit_sites, wyckoff_positions
 from dao.models import Generator
+from dao.networks.subgroup_search import propose_in_subgroups
 from dao.networks.symmetry_search import SymmetryProposal, propose
 from dao.processes.config import SamplerSettings
 from dao.processes.symmetry import Symmetry
@@ -42,6 +43,15 @@ is wrong for all."""
 FREE_AGAIN = 0.75
 """What another sample without symmetry finds, of what the one before did."""
 
+SUBGROUPS = (2, 4, 5, 7, 8, 9, 12, 15)
+"""Space groups that crystals are described in with part of their symmetry (docs/experiments.md)."""
+
+SUBGROUP_PROPOSALS = 2
+"""Assignments taken of each of them."""
+
+SUBGROUP_AGAIN = 0.75
+"""What another sample of such an assignment finds, of what the one before did."""
+
 SELDOM = 1e-3
 """At least so much of a proposal's gain is left after a sample of it, so that none is ever done with."""
 
@@ -53,14 +63,15 @@ class SymmetryChoice:
     """Space group and Wyckoff positions of each sample, where the generator's process keeps them.
 
     A sample that does not ask for its own gets one of those that the symmetry prior proposes for its composition, or
-    none (space group 1), as :func:`discoveries` says.
+    part of one (what it proposes in one of :data:`SUBGROUPS`), or none (space group 1), as :func:`discoveries` says.
     """
 
     def __init__(self, model: Generator, settings: SamplerSettings) -> None:
         """Nothing is proposed yet."""
         self._prior, self._memory, self._table = model.symmetry_prior, model.symmetry_memory, model.symmetry_table
-        self._temperature, self._free_probability = settings.space_group_temperature, settings.free_probability
+        self._settings = settings
         self._proposals: dict[_Asked, list[SymmetryProposal]] = {}
+        self._partial: dict[_Asked, list[SymmetryProposal]] = {}
         self._choices: dict[_Asked, tuple[list[int], Iterator[int]]] = {}
 
     def of_batch(self, requests: Sequence[SampleRequest], width: int) -> Symmetry | None:
@@ -93,6 +104,12 @@ class SymmetryChoice:
             found = propose(self._prior, counts, PROPOSALS, self._memory, space_group=group)
             for numbers, proposals in zip(compositions, found, strict=True):
                 self._proposals[numbers, group] = proposals
+                self._partial[numbers, group] = []
+            if group is not None or self._settings.subgroup_probability == 0.0:
+                continue
+            found = propose_in_subgroups(self._prior, counts, SUBGROUPS, SUBGROUP_PROPOSALS, self._memory)
+            for numbers, proposals in zip(compositions, found, strict=True):
+                self._partial[numbers, group] = proposals
 
     def _chosen(self, request: SampleRequest) -> tuple[int, tuple[tuple[int, str], ...]]:
         if request.orbits is not None and request.space_group is not None:
@@ -104,17 +121,19 @@ class SymmetryChoice:
         choice = self._choice(asked, request.index)
         if choice == FREE:
             return 1, tuple((number, "a") for number in request.atomic_numbers)
-        return proposals[choice].space_group, proposals[choice].orbits
+        one = (proposals + self._partial[asked])[choice]
+        return one.space_group, one.orbits
 
     def _choice(self, asked: _Asked, index: int) -> int:
         """The same whichever samples are asked for before."""
         if asked not in self._choices:
             proposals = self._proposals[asked]
-            logits = np.log([one.probability for one in proposals]) / self._temperature
+            logits = np.log([one.probability for one in proposals]) / self._settings.space_group_temperature
             weights = np.exp(logits - logits.max())
-            free = self._free_probability if asked[1] is None else 0.0
             freedom = [free_coordinates(one.space_group, one.orbits) for one in proposals]
-            self._choices[asked] = [], discoveries(weights / weights.sum(), np.array(freedom), free)
+            partial = self._settings.subgroup_probability * np.array([one.probability for one in self._partial[asked]])
+            free = self._settings.free_probability if asked[1] is None else 0.0
+            self._choices[asked] = [], discoveries(weights / weights.sum(), np.array(freedom), partial, free)
         known, following = self._choices[asked]
         while len(known) <= index:
             known.append(next(following))
@@ -127,28 +146,34 @@ def free_coordinates(space_group: int, orbits: Orbits) -> int:
     return sum(degrees[letter] for _, letter in orbits)
 
 
-def discoveries(probabilities: Floats, freedom: Integers, free_probability: float) -> Iterator[int]:
+def discoveries(
+    probabilities: Floats, freedom: Integers, partial_probabilities: Floats, free_probability: float
+) -> Iterator[int]:
     """Choices for one sample after the other: the likeliest, then each the likeliest to find what all before missed.
 
     With probability p that a choice is the right one, and q that one sample of it is right then, its n-th sample (from
     0) finds the crystal with probability p q max((1 - q) :data:`AGAIN`, :data:`SELDOM`)^n. Where no coordinate is free,
-    a second sample tells next to nothing new, and the next choice gets its turn. Samples without symmetry are one more
-    choice, with ``free_probability`` :data:`FREE_AGAIN`^n.
+    a second sample tells next to nothing new, and the next choice gets its turn. Descriptions with part of the symmetry
+    are more choices, with their own probability :data:`SUBGROUP_AGAIN`^n; samples without symmetry are one more, with
+    ``free_probability`` :data:`FREE_AGAIN`^n.
 
     Args:
         probabilities: (P,) of each choice, at least one.
         freedom: (P,) its free coordinates, which q falls with.
+        partial_probabilities: (S,) that the first sample of each description with part of the symmetry finds what the
+            others do not; they are choices P, P + 1 and so on.
         free_probability: of the first sample without symmetry (:data:`FREE`); 0: none.
 
     """
     success = 1.0 / (1.0 + (freedom / HALF_FREE) ** STEEPNESS)
     # logarithms: where all is used up, the order must not be lost
     with np.errstate(divide="ignore"):
-        gains = np.log(np.append(probabilities * success, free_probability))
-    again = np.log(np.append(np.maximum((1.0 - success) * AGAIN, SELDOM), FREE_AGAIN))
+        gains = np.log(np.concatenate([probabilities * success, partial_probabilities, [free_probability]]))
+    kept = np.maximum((1.0 - success) * AGAIN, SELDOM)
+    again = np.log(np.concatenate([kept, np.full(len(partial_probabilities), SUBGROUP_AGAIN), [FREE_AGAIN]]))
     choice = int(probabilities.argmax())
     while True:
-        yield choice if choice < len(probabilities) else FREE
+        yield choice if choice < len(gains) - 1 else FREE
         gains[choice] += again[choice]
         choice = int(gains.argmax())
 

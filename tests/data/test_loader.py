@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -83,7 +84,7 @@ def test_goes_on_in_the_middle_exactly(done: int) -> None:
 
 
 def test_of_two_descriptions_an_epoch_has_one_of_each_crystal() -> None:
-    loader = BucketLoader(PACKED, 5, 0, second_share=0.4)
+    loader = BucketLoader(PACKED, 5, 0, shares=(0.4,))
     assert (loader.num_crystals, loader.batches_per_epoch) == (25, 5)
     batches, second = iter(loader), 0
     for _ in range(40):
@@ -91,7 +92,15 @@ def test_of_two_descriptions_an_epoch_has_one_of_each_crystal() -> None:
         assert sorted(row % 25 for row in epoch) == list(range(25))
         second += sum(row >= 25 for row in epoch)
     assert 0.34 < second / 1000 < 0.46
-    resumed = BucketLoader(PACKED, 5, 0, second_share=0.4)
+    resumed = BucketLoader(PACKED, 5, 0, shares=(0.4,))
     resumed.load_state_dict({"epoch": 1, "position": 2})
-    again = BucketLoader(PACKED, 5, 0, second_share=0.4)
+    again = BucketLoader(PACKED, 5, 0, shares=(0.4,))
     assert rows(next(iter(resumed))) == rows(list(islice(iter(again), 8))[-1])
+
+
+def test_each_description_has_its_share() -> None:
+    loader = BucketLoader(PACKED.select(torch.arange(24)), 4, 0, shares=(0.1, 0.3, 0.2))
+    assert (loader.num_crystals, loader.batches_per_epoch) == (6, 1)
+    drawn = [row for batch in islice(iter(loader), 500) for row in rows(batch)]
+    shares = np.bincount(np.array(drawn) // 6, minlength=4) / len(drawn)
+    np.testing.assert_allclose(shares, [0.4, 0.1, 0.3, 0.2], atol=0.04)

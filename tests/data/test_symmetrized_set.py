@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pymatgen.core.structure_matcher import StructureMatcher
 from symmetric_toys import KINDS, symmetric_crystal, symmetric_set
 from toys import toy, toy_crystals
 
@@ -16,10 +17,12 @@ import dao.data.symmetrized as module
 from dao.crystal import Crystal, CrystalBatch
 from dao.data.labels import LABEL_SYMPREC
 from dao.data.store import PackedCrystals, pack_crystals
-from dao.data.symmetrized import pack_symmetric, symmetrized_set, with_freed, without_symmetry
+from dao.data.symmetrized import in_subgroups, pack_symmetric, symmetrized_set, with_freed, without_symmetry
+from dao.geometry.subgroups import small_subgroups
 from dao.geometry.symmetrized import symmetrized
 from dao.geometry.wyckoff import site_table, wyckoff_index
 
+STRICT = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.05, primitive_cell=True, scale=False)
 BROKEN = Crystal([17, 11, 11], [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 1e-6]], 3.0 * np.eye(3), "broken")
 
 
@@ -202,3 +205,25 @@ def test_the_same_crystals_without_their_symmetry_come_after_them() -> None:
     for i in range(count):
         assert freed.crystal(i).frac_coords.tolist() == crystals.crystal(i).frac_coords.tolist()
         assert freed.crystal(i).atomic_numbers.tolist() == crystals.crystal(i).atomic_numbers.tolist()
+
+
+def test_the_same_crystals_in_small_subgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in one that its group has, space group 1 where there is none; other draws are others."""
+    crystals = packed_toys()
+    symmetric = symmetrized_set(crystals)
+    drawn = in_subgroups(symmetric, 0, tmp_path / "drawn.safetensors")
+    assert drawn.ids == crystals.ids
+    assert drawn.columns["row"].tolist() == list(range(len(crystals)))
+    for i, group in enumerate(symmetric.labels["space_group"].tolist()):
+        assert int(drawn.labels["space_group"][i]) in (small_subgroups(group) or {1})
+        assert drawn.crystal(i).counts == crystals.crystal(i).counts
+        if group > 1:
+            assert STRICT.fit(drawn.crystal(i).to_structure(), symmetric.crystal(i).to_structure())
+    others = [in_subgroups(symmetric, seed) for seed in range(1, 4)]
+    assert len({tuple(one.labels["space_group"].tolist()) for one in others}) == 3
+
+    monkeypatch.setattr(module, "in_subgroup", refuse)
+    assert same(in_subgroups(symmetric, 0, tmp_path / "drawn.safetensors"), drawn)
+    monkeypatch.undo()
+    # another draw is not read from the file of the first
+    assert not same(in_subgroups(symmetric, 1, tmp_path / "drawn.safetensors"), drawn)

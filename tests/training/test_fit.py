@@ -20,12 +20,13 @@ import dao.training.fit
 from dao.crystal import Crystal
 from dao.data.training_set import load_packed
 from dao.errors import InputError
+from dao.geometry.subgroups import small_subgroups
 from dao.models import Generator, read_config
 from dao.recipes.schema import OptimizerRecipe, Recipe, check_recipe
 from dao.training.checkpoint import latest_checkpoint, load_checkpoint
 from dao.training.fit import learning_rate_factor, train
 from dao.training.objectives import generator_objective
-from dao.training.tasks import task_of
+from dao.training.tasks import SYMMETRIZED, task_of
 from dao.training.validation import ValidationResult, validation_crystals
 
 Fit = Callable[..., Path]
@@ -390,8 +391,28 @@ def test_a_share_of_the_crystals_is_shown_without_symmetry(fit: Fit, monkeypatch
     assert sum(freed) / len(freed) == pytest.approx(expected, abs=0.08)
 
 
+def test_a_share_of_the_crystals_is_shown_in_subgroups(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn once and kept in the folder; free ones are apart."""
+    seen: list[int] = []
+
+    def watched(model: Any, batch: Any, noise: Any) -> Any:
+        seen.extend(batch.labels["space_group"].tolist())
+        return generator_objective(model, batch, noise)
+
+    monkeypatch.setattr("dao.training.tasks.generator_objective", watched)
+    run = fit("subgroups", **SYMMETRIC, data={"free_share": 0.1, "subgroup_share": 0.9})
+    small = {kind for group in range(1, 231) for kind in small_subgroups(group)} | {1, 2}
+    assert set(seen) <= small
+    assert len(set(seen)) > 3
+    kept = sorted(path.name for path in run.glob("*.safetensors"))
+    assert kept == ["subgroups-0.safetensors", "subgroups-1.safetensors", "subgroups-2.safetensors", SYMMETRIZED]
+
+
 def test_only_a_symmetric_process_has_crystals_without_symmetry() -> None:
-    with pytest.raises(ValidationError, match="only process symmetric_flow keeps a symmetry"):
-        recipe(data={"free_share": 0.1})
-    with pytest.raises(ValidationError, match="a symmetry prior learns the symmetry of every crystal"):
+    for name in ("free_share", "subgroup_share"):
+        with pytest.raises(ValidationError, match=f"{name}: only process symmetric_flow keeps a symmetry"):
+            recipe(data={name: 0.1})
+    with pytest.raises(ValidationError, match="together more than all crystals"):
+        recipe(**SYMMETRIC, data={"free_share": 0.6, "subgroup_share": 0.5})
+    with pytest.raises(ValidationError, match="there is no choice that a symmetry prior could learn"):
         check_recipe({"task": "symmetry", "name": "tiny", "epochs": 1, "data": {"free_share": 0.1}})

@@ -21,7 +21,10 @@ from toys import tiny_recipe, toy_crystals, write_parquet, write_toml
 
 import dao.training.fit_symmetry
 from dao.cli import main
-from dao.data.symmetry_batch import SymmetryLabel
+from dao.data.symmetrized import in_subgroups, symmetrized_set
+from dao.data.symmetry_batch import SymmetryLabel, symmetry_batch, symmetry_sequence
+from dao.data.symmetry_labels import symmetry_labels
+from dao.data.training_set import load_packed
 from dao.errors import InputError
 from dao.models import Generator
 from dao.networks.symmetry import SymmetryPrior
@@ -108,6 +111,27 @@ def test_neighbours_are_hidden_and_validated_without(tmp_path: Path, toy_file: P
     assert float(validation["unaided_group_nats"]) != float(validation["group_nats"])
     record = load_symmetry(last)[2]
     assert record["validation"]["unaided_group_top1"] == pytest.approx(float(validation["unaided_group_top1"]))
+
+
+def test_positions_in_subgroups_are_learned_and_no_group(tmp_path: Path, toy_file: Path) -> None:
+    """In a share of the batches, from the same crystals."""
+    for share in (0.5, 0.0):
+        recipe = tree(data={"subgroup_share": share}, epochs=20)
+        train_symmetry(SymmetryRecipe.model_validate(recipe), out=tmp_path / str(share), data=toy_file, progress=False)
+    nats = np.array([float(row["group_nats"]) for row in figures(tmp_path / "0.5" / "log.csv")])
+    assert 0.3 < (nats == 0.0).mean() < 0.7
+    assert sorted(path.name for path in (tmp_path / "0.5").glob("subgroups-*")) == [
+        f"subgroups-{draw}.safetensors" for draw in range(3)
+    ]
+    crystals = symmetrized_set(load_packed(toy_file, split="train"))
+    labels = symmetry_labels(in_subgroups(crystals, 0))
+    batch = symmetry_batch([symmetry_sequence(one) for one in labels])
+    with torch.no_grad():
+        taught, untaught = (
+            load_symmetry(tmp_path / share / "last")[0].eval().log_probability(batch)[1].mean()
+            for share in ("0.5", "0.0")
+        )
+    assert taught > untaught + 0.5
 
 
 def test_it_starts_from_other_weights(tmp_path: Path, toy_file: Path, unbroken: Path) -> None:

@@ -22,8 +22,8 @@ class BucketLoader:
     Each epoch draws one permutation, sorts it by size within windows of ``window`` batches and cuts it into batches,
     which come in random order. Batches are padded to a multiple of ``pad_multiple`` atoms, so there are few shapes.
 
-    With a ``second_share`` the crystals are there twice, described otherwise in the second half: an epoch sees each of
-    them once, that share of them by its second description.
+    With ``shares`` the crystals are there 1 + len(shares) times, one after the other and each time described otherwise:
+    an epoch sees each of them once, those shares of them by their second description, their third, and so on.
     """
 
     crystals: PackedCrystals
@@ -31,7 +31,7 @@ class BucketLoader:
     seed: int
     window: int = 8
     pad_multiple: int = 2
-    second_share: float = 0.0
+    shares: tuple[float, ...] = ()
     epoch: int = 0
     position: int = 0
     """Next batch of the epoch."""
@@ -45,7 +45,7 @@ class BucketLoader:
     @property
     def num_crystals(self) -> int:
         """Crystals in an epoch."""
-        return len(self.crystals) // 2 if self.second_share else len(self.crystals)
+        return len(self.crystals) // (1 + len(self.shares))
 
     @property
     def batches_per_epoch(self) -> int:
@@ -55,8 +55,10 @@ class BucketLoader:
     def _epoch_batches(self) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.num_crystals, generator=generator)[: self.batches_per_epoch * self.batch_size]
-        if self.second_share:
-            order = order + self.num_crystals * (torch.rand(len(order), generator=generator) < self.second_share)
+        if self.shares:
+            below = torch.tensor(self.shares).flip(0).cumsum(0)
+            drawn = torch.rand(len(order), generator=generator)[:, None]
+            order = order + self.num_crystals * (drawn < below).sum(1)
         batches: list[Tensor] = []
         for piece in order.split(self.window * self.batch_size):
             batches += piece[self._sizes[piece].argsort(stable=True)].split(self.batch_size)

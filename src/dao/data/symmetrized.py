@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dao.crystal import Crystal
 from dao.data.labels import LABEL_SYMPREC
 from dao.data.store import PackedCrystals, joined
 from dao.errors import InputError
+from dao.geometry.subgroups import in_subgroup, small_subgroups
 from dao.geometry.symmetrized import SymmetricCrystal, symmetrized
 from dao.geometry.wyckoff import orbit_sites, primitive_cell
 
@@ -59,11 +61,7 @@ def symmetrized_set(
         note(f"{failed} crystals have no space group at {LABEL_SYMPREC} A and are trained on without symmetry")
     packed = pack_symmetric(described, crystals)
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(packed, name) for name in _TENSORS} | {SPACE_GROUP: packed.labels[SPACE_GROUP]}
-        temporary = cache.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"digest": digest})
-        temporary.replace(cache)
+        _keep(packed, cache, digest)
     return packed
 
 
@@ -89,6 +87,44 @@ def with_freed(symmetric: PackedCrystals, crystals: PackedCrystals) -> PackedCry
         sites=torch.full_like(crystals.atomic_numbers, site, dtype=torch.int32),
     )
     return joined(symmetric, free)
+
+
+def subgroup_sets(symmetric: PackedCrystals, count: int, folder: Path) -> list[PackedCrystals]:
+    """The first ``count`` draws of :func:`in_subgroups`, kept in a folder."""
+    return [in_subgroups(symmetric, draw, folder / f"subgroups-{draw}.safetensors") for draw in range(count)]
+
+
+def in_subgroups(symmetric: PackedCrystals, seed: int, cache: Path | None = None) -> PackedCrystals:
+    """Each crystal of the symmetrised set described in one of its small subgroups, drawn at random (3 ms each).
+
+    First the kind of space group is drawn from those that its subgroups are of, then one of that kind. Crystals that
+    have no small subgroup but space group 1 are described in that.
+
+    Args:
+        symmetric: of :func:`symmetrized_set`.
+        seed: of the draw.
+        cache: as of :func:`symmetrized_set`.
+
+    """
+    digest = _digest(symmetric, f"subgroups {seed}")
+    if cache is not None and (found := _cached(cache, digest, symmetric)) is not None:
+        return found
+    random = np.random.default_rng(seed)
+    groups = symmetric.labels[SPACE_GROUP].tolist()
+    described = [_in_one_subgroup(symmetric.crystal(i), group, random) for i, group in enumerate(groups)]
+    packed = pack_symmetric(described, symmetric)
+    if cache is not None:
+        _keep(packed, cache, digest)
+    return packed
+
+
+def _in_one_subgroup(crystal: Crystal, space_group: int, random: np.random.Generator) -> SymmetricCrystal:
+    subgroups = small_subgroups(space_group)
+    for kind in random.permutation(list(subgroups)).tolist():
+        alike = subgroups[kind]
+        with suppress(InputError):
+            return in_subgroup(crystal, space_group, alike[int(random.integers(len(alike)))])
+    return without_symmetry(crystal)
 
 
 def pack_symmetric(described: Iterable[SymmetricCrystal], crystals: PackedCrystals) -> PackedCrystals:
@@ -118,11 +154,19 @@ def pack_symmetric(described: Iterable[SymmetricCrystal], crystals: PackedCrysta
     )
 
 
-def _digest(crystals: PackedCrystals) -> str:
-    digest = hashlib.sha256(f"{CACHE_VERSION} {LABEL_SYMPREC}".encode())
+def _digest(crystals: PackedCrystals, more: str = "") -> str:
+    digest = hashlib.sha256(f"{CACHE_VERSION} {LABEL_SYMPREC}{more}".encode())
     for name in ("atomic_numbers", "frac_coords", "lattice", "offsets"):
         digest.update(getattr(crystals, name).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _keep(packed: PackedCrystals, cache: Path, digest: str) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: getattr(packed, name) for name in _TENSORS} | {SPACE_GROUP: packed.labels[SPACE_GROUP]}
+    temporary = cache.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"digest": digest})
+    temporary.replace(cache)
 
 
 def _cached(cache: Path, digest: str, crystals: PackedCrystals) -> PackedCrystals | None:

@@ -108,7 +108,7 @@ class Sampling:
 
         """
         settings = check_settings(model, settings)
-        made_by = signature(model, settings, seed, guidance, "" if choose is None else choose.record)
+        made_by = signature(model, settings, seed, guidance, choose)
         rows = requests_for(targets, samples)
         check_requests(model, [request for row in rows for request in row])
         file = SampleFile(out, made_by, f"samples-{seed}.jsonl")

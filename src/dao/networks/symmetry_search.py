@@ -123,7 +123,8 @@ def propose(
         sequences = [
             composition_sequence(one, NO_NEIGHBOURS if near is None else near.neighbours(one)) for one in compositions
         ]
-        parts.append((share, _search(model, sequences, symmetry_batch(sequences), count, space_group)))
+        groups = None if space_group is None else [space_group] * len(sequences)
+        parts.append((share, search(model, sequences, symmetry_batch(sequences), count, groups)))
     if len(parts) == 1:
         return parts[0][1]
     return [_mixed([(share, found[i]) for share, found in parts], count) for i in range(len(compositions))]
@@ -149,23 +150,35 @@ def _mixed(parts: Sequence[tuple[float, Sequence[SymmetryProposal]]], count: int
     return [SymmetryProposal(group, orbits, probability) for (group, orbits), probability in best]
 
 
-def _search(
+def search(
     model: SymmetryPrior,
     sequences: Sequence[SymmetrySequence],
     batch: SymmetryBatch,
     count: int,
-    space_group: int | None,
+    space_groups: Sequence[int] | None,
 ) -> list[list[SymmetryProposal]]:
+    """The ``count`` most probable assignments of each sequence, or of it within its space group.
+
+    Args:
+        model: in evaluation mode.
+        sequences: compositions.
+        batch: of them.
+        count: most assignments wanted of each.
+        space_groups: one of each; probabilities are given it. None: of all groups.
+
+    """
     encoded, mask = model.encode(batch)
     contexts = model.contexts(encoded)
     finished = _Finished(len(sequences), count)
     beams: list[_Beam] = []
     logits = model.group_logits(encoded, batch).double()
-    if space_group is None:
+    if space_groups is None:
         log_groups = functional.log_softmax(logits, dim=-1)
     else:
+        asked = torch.tensor(space_groups)[:, None]
+        possible = batch.groups.gather(1, asked)
         log_groups = torch.full_like(logits, -torch.inf)
-        log_groups[batch.groups[:, space_group], space_group] = 0.0
+        log_groups.scatter_(1, asked, torch.where(possible, 0.0, -torch.inf).to(logits))
     for owner, sequence in enumerate(sequences):
         for group, log_probability in _best(log_groups[owner], finished.width):
             start = PartialAssignment(group, sequence.counts)

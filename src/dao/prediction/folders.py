@@ -273,7 +273,7 @@ class _Work:
             if model is not None:
                 settings = check_settings(model, model.config.sampler.updated(steps=steps, walks=walks))
                 settings, choose = with_chooser(settings, device)
-                made_by = signature(model, settings, seed, guide, "" if choose is None else choose.record)
+                made_by = signature(model, settings, seed, guide, choose)
             refiner = refiner_of(
                 chosen, refine_prototypes, model, settings, seed=seed, batch_size=batch_size, guidance=guide
             )

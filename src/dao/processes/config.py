@@ -74,6 +74,10 @@ class SamplerSettings:
     1. No share of the samples: it says how early such samples come among a composition's (0.0125: six of 20, on
     average). For networks that were trained so, too (``data.free_share`` of a recipe)."""
 
+    subgroup_probability: float = 0.0
+    """The same of samples with part of a symmetry, each in a small subgroup of one: times what the prior says of the
+    description. For networks that were trained so, too (``data.subgroup_share``)."""
+
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to
     this many times."""
@@ -95,8 +99,9 @@ class SamplerSettings:
                 raise InputError(f"sampler {name} must be at least 1, got {getattr(self, name)}")
         if self.space_group_temperature <= 0:
             raise InputError("sampler space_group_temperature must be positive")
-        if not 0.0 <= self.free_probability <= 1.0:
-            raise InputError(f"sampler free_probability must be in [0, 1], got {self.free_probability:g}")
+        for name in ("free_probability", "subgroup_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"sampler {name} must be in [0, 1], got {getattr(self, name):g}")
         for name in ("volume_noise", "shape_noise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"sampler {name} must be in [0, 1], got {getattr(self, name):g}")

@@ -42,6 +42,18 @@ class DataRecipe(_Section):
     free_share: float = Field(default=0.0, ge=0, lt=1)
     """For a symmetric process: share of the training crystals that are shown without their symmetry, every atom free in
     space group 1, so that samples of that group can be crystals whose symmetry is not known beforehand."""
+    subgroup_share: float = Field(default=0.0, ge=0, lt=1)
+    """Likewise, share of those that are shown with part of their symmetry, in subgroups of two to four operations. A
+    symmetry prior learns their positions, given the group, from that share of its batches."""
+    subgroup_draws: int = Field(default=3, ge=1)
+    """Subgroups drawn for each crystal before training (4 ms each, kept in the run's folder)."""
+
+    @property
+    def other_shares(self) -> tuple[float, ...]:
+        """Share of each description of the crystals but the first, which has all their symmetry."""
+        if not self.subgroup_share:
+            return (self.free_share,) if self.free_share else ()
+        return (self.free_share, *(self.subgroup_share / self.subgroup_draws,) * self.subgroup_draws)
 
 
 class OptimizerRecipe(_Section):
@@ -116,8 +128,11 @@ class _CrystalRecipe(_Section):
 
     @model_validator(mode="after")
     def _only_what_has_a_symmetry_can_do_without(self) -> _CrystalRecipe:
-        if self.data.free_share and self.process.kind != "symmetric_flow":
-            raise InputError("data.free_share: only process symmetric_flow keeps a symmetry to show crystals without")
+        for name in ("free_share", "subgroup_share"):
+            if getattr(self.data, name) and self.process.kind != "symmetric_flow":
+                raise InputError(f"data.{name}: only process symmetric_flow keeps a symmetry to show crystals without")
+        if sum(self.data.other_shares) > 1.0:
+            raise InputError("data.free_share and data.subgroup_share are together more than all crystals")
         return self
 
 
@@ -262,7 +277,7 @@ class SymmetryRecipe(_Section):
     @model_validator(mode="after")
     def _labels_are_symmetries(self) -> SymmetryRecipe:
         if self.data.free_share:
-            raise InputError("data.free_share: a symmetry prior learns the symmetry of every crystal")
+            raise InputError("data.free_share: in space group 1 there is no choice that a symmetry prior could learn")
         return self
 
 

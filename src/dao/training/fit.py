@@ -182,7 +182,7 @@ class _Run(TrainingLoop["Recipe | PredictorRecipe | PropertyRecipe", Progress]):
         self.optimizer = make_optimizer(groups, recipe.optimizer)
         self.average = ExponentialAverage(self.model, recipe.optimizer.ema_decay)
         self.loader = BucketLoader(
-            training_set.to(device), recipe.batch_size, recipe.seed, second_share=recipe.data.free_share
+            training_set.to(device), recipe.batch_size, recipe.seed, shares=recipe.data.other_shares
         )
         self.batches = iter(self.loader)
         self.noise = TrainingNoise(self.loader.batch_size, torch.Generator(device).manual_seed(recipe.seed), device)

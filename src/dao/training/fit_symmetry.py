@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from dao.data.locate import training_file, validation_file
 from dao.data.store import PackedCrystals
-from dao.data.symmetrized import symmetrized_set
+from dao.data.symmetrized import subgroup_sets, symmetrized_set
 from dao.data.symmetry_batch import SymmetryBatch, SymmetryLabel, symmetry_batch, symmetry_sequence
 from dao.data.symmetry_labels import symmetry_labels
 from dao.data.symmetry_memory import SymmetryMemory
@@ -193,6 +193,8 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         volumes = fit_atomic_volumes(sets.training.element_counts(), volume(sets.training.lattice.double()))
         self.memory = SymmetryMemory.build(labels, element_distances(volumes.numpy()).astype(np.float32))
         self.data = _with_neighbours(labels, self.memory, "neighbours", known=True, progress=progress)
+        draws = recipe.data.subgroup_draws if recipe.data.subgroup_share else 0
+        self.subgroups = [_alone(symmetry_labels(one)) for one in subgroup_sets(described, draws, out)]
         self.validation: SymmetryBatch | None = None
         if sets.validation is not None:
             described = symmetrized_set(sets.validation, out / "symmetrized-validation.safetensors", tell)
@@ -239,8 +241,15 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
             figures |= {f"unaided_{name}": value for name, value in alone.items()}
         return figures
 
+    def _drawn(self) -> tuple[SymmetryBatch, bool]:
+        """The batch of this step, and whether it has all of the crystals' symmetry."""
+        rows = torch.from_numpy(self.batches.at(self.progress.step))
+        if self.subgroups and torch.rand(()) < self.recipe.data.subgroup_share:
+            return self.subgroups[int(torch.randint(len(self.subgroups), ()))].rows(rows), False
+        return self.data.rows(rows), True
+
     def _step(self) -> dict[str, Tensor]:
-        batch = self.data.rows(torch.from_numpy(self.batches.at(self.progress.step)))
+        batch, whole = self._drawn()
         chosen = self.recipe.optimizer
         rate = chosen.learning_rate * learning_rate_factor(self.recipe, self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
@@ -250,7 +259,8 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
             batch = batch.without_neighbours(torch.rand(len(batch)) < self.recipe.symmetry.neighbour_dropout)
         with autocast:
             group_logits, position_logits = self.model(batch)
-        group_loss = functional.cross_entropy(group_logits, batch.space_group)
+        # a crystal has many subgroups: which one was drawn is nothing to learn
+        group_loss = functional.cross_entropy(group_logits, batch.space_group) * whole
         # padding has one choice, whose loss is 0
         position_loss = functional.cross_entropy(
             position_logits.flatten(0, 1), batch.letters.clamp_min(0).flatten(), reduction="sum"
@@ -295,6 +305,11 @@ def learning_rate_factor(recipe: SymmetryRecipe, step: int, steps: int) -> float
     last = recipe.optimizer.final_rate
     cosine = last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
     return cosine * min(1.0, (step + 1) / max(1, recipe.optimizer.warmup_steps))
+
+
+def _alone(labels: list[SymmetryLabel]) -> SymmetryBatch:
+    """Labels without similar compositions, of which whole symmetries are known."""
+    return symmetry_batch([symmetry_sequence(label) for label in labels])
 
 
 def _with_neighbours(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -16,8 +17,8 @@ from torch import nn
 
 from dao.crystal import CrystalBatch
 from dao.data.labels import cell_frequencies, space_group_labels
-from dao.data.store import PackedCrystals
-from dao.data.symmetrized import symmetrized_set, with_freed
+from dao.data.store import PackedCrystals, joined
+from dao.data.symmetrized import subgroup_sets, symmetrized_set, with_freed
 from dao.errors import InputError
 from dao.model_config import GeneratorConfig, PredictorConfig
 from dao.models import CrystalModel, Generator, Predictor
@@ -107,7 +108,12 @@ class GeneratorTask(Task[Generator]):
         """Symmetrise, or find space groups, where the recipe needs either."""
         if self.recipe.process.kind == "symmetric_flow":
             symmetric = symmetrized_set(training_set, out / SYMMETRIZED, tell)
-            return with_freed(symmetric, training_set) if self.recipe.data.free_share else symmetric
+            data = self.recipe.data
+            if not data.other_shares:
+                return symmetric
+            described = with_freed(symmetric, training_set)
+            draws = data.subgroup_draws if data.subgroup_share else 0
+            return reduce(joined, subgroup_sets(symmetric, draws, out), described)
         if self.recipe.network.space_groups:
             return replace(training_set, labels={"space_group": space_group_labels(training_set)})
         return training_set
@@ -115,9 +121,9 @@ class GeneratorTask(Task[Generator]):
     def build(self, training_set: PackedCrystals) -> tuple[Generator, str]:
         """A generator with fitted scalers, or other weights to start from."""
         recipe = self.recipe
-        if recipe.data.free_share:
-            # the second half are the same crystals once more, in other cells
-            training_set = training_set.select(torch.arange(len(training_set) // 2))
+        # behind them are the same crystals once more, in other cells
+        count = len(training_set) // (1 + len(recipe.data.other_shares))
+        training_set = training_set.select(torch.arange(count))
         config = GeneratorConfig(
             name=recipe.name,
             symmetry=None if self.symmetry is None else self.symmetry[0].config,

@@ -1,0 +1,89 @@
+"""The most probable descriptions of a composition's crystals with part of their symmetry.
+
+A crystal of space group G has a description in every subgroup H of it. Which G it is, and which Wyckoff positions its
+atoms have there, is often wrong where nothing similar is known; but many G have the same H, so H and the positions
+in it are right more often, and a flow within H still has much less to find than one without symmetry.
+
+Shapes: B compositions, S kinds of subgroups, G = 231 groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dao.data.symmetry_batch import NO_NEIGHBOURS, composition_sequence, symmetry_batch
+from dao.data.symmetry_memory import SymmetryMemory
+from dao.geometry.subgroups import small_subgroups
+from dao.geometry.wyckoff import SPACE_GROUPS
+from dao.networks.symmetry import SymmetryPrior
+from dao.networks.symmetry_search import SymmetryProposal, search, shares_of
+
+
+@torch.no_grad()
+def propose_in_subgroups(
+    model: SymmetryPrior,
+    compositions: Sequence[Mapping[int, int]],
+    kinds: Sequence[int],
+    count: int,
+    memory: SymmetryMemory | None = None,
+) -> list[list[SymmetryProposal]]:
+    """The ``count`` most probable assignments of each composition in each kind of subgroup.
+
+    Their probability is that of the description: that the crystal's group has such a subgroup (of the same mixture as
+    in :func:`~dao.networks.symmetry_search.propose`), times that of the positions given it (without similar
+    compositions, whose whole symmetries are known).
+
+    Args:
+        model: in evaluation mode.
+        compositions: atoms of each element (atomic number) in a primitive cell.
+        kinds: space groups of the subgroups.
+        count: most assignments wanted of each composition in each.
+        memory: known assignments to look similar compositions up in.
+
+    """
+    if not compositions:
+        return []
+    odds = subgroup_odds(model, compositions, kinds, memory)
+    pairs = [(i, j) for i in range(len(compositions)) for j in range(len(kinds)) if float(odds[i, j]) > 0.0]
+    sequences = [composition_sequence(compositions[i]) for i, _ in pairs]
+    found: list[list[SymmetryProposal]] = [[] for _ in compositions]
+    if not pairs:
+        return found
+    inside = search(model, sequences, symmetry_batch(sequences), count, [kinds[j] for _, j in pairs])
+    for (i, j), proposals in zip(pairs, inside, strict=True):
+        found[i] += [replace(one, probability=float(odds[i, j]) * one.probability) for one in proposals]
+    return found
+
+
+@torch.no_grad()
+def subgroup_odds(
+    model: SymmetryPrior,
+    compositions: Sequence[Mapping[int, int]],
+    kinds: Sequence[int],
+    memory: SymmetryMemory | None = None,
+) -> Float[Tensor, "b s"]:
+    """(B, S) probability that a crystal's space group has a proper subgroup of each kind."""
+    odds = torch.zeros(len(compositions), len(kinds), dtype=torch.float64)
+    for share, near in shares_of(model, memory):
+        batch = symmetry_batch(
+            [composition_sequence(one, NO_NEIGHBOURS if near is None else near.neighbours(one)) for one in compositions]
+        )
+        encoded, _ = model.encode(batch)
+        odds += share * torch.softmax(model.group_logits(encoded, batch).double(), dim=-1) @ _having(tuple(kinds))
+    return odds
+
+
+@cache
+def _having(kinds: tuple[int, ...]) -> Float[Tensor, "g s"]:
+    """(231, S) 1 where a space group has a small subgroup of the kind."""
+    table = torch.zeros(SPACE_GROUPS + 1, len(kinds), dtype=torch.float64)
+    for group in range(1, SPACE_GROUPS + 1):
+        for column, kind in enumerate(kinds):
+            table[group, column] = kind in small_subgroups(group)
+    return table
