@@ -20,7 +20,6 @@ from dao.sampling import SampleRequest
 from dao.symmetry_choice import FREE, SymmetryChoice, discoveries, free_coordinates
 
 NUMBERS = (8, 8, 14)
-NONE = np.zeros(0)
 PROPOSED = [SymmetryProposal(164, ((8, "d"), (14, "a")), 0.6), SymmetryProposal(12, ((8, "i"), (14, "a")), 0.4)]
 
 
@@ -61,35 +60,34 @@ def test_the_likeliest_proposal_comes_first_and_each_before_any_again() -> None:
 
 def test_a_choice_with_much_freedom_gets_several_samples() -> None:
     shares = np.array([0.7, 0.25, 0.05])
-    assert first(5, shares, np.array([0, 0, 0]), NONE, 0.0) == [0, 1, 2, 0, 1]
-    assert first(6, shares, np.array([30, 30, 30]), NONE, 0.0).count(0) == 4
+    assert first(5, shares, np.array([0, 0, 0]), 0.0) == [0, 1, 2, 0, 1]
+    assert first(6, shares, np.array([30, 30, 30]), 0.0).count(0) == 4
     # the first is the likeliest, the next the likeliest to be right
-    assert first(2, np.array([0.6, 0.4]), np.array([40, 0]), NONE, 0.0) == [0, 1]
+    assert first(2, np.array([0.6, 0.4]), np.array([40, 0]), 0.0) == [0, 1]
 
 
 def test_nothing_is_lost_of_the_order_where_all_is_used_up() -> None:
-    many = first(2000, np.array([0.6, 0.4]), np.array([0, 0]), NONE, 0.0)
+    many = first(2000, np.array([0.6, 0.4]), np.array([0, 0]), 0.0)
     assert many == [0, 1] * 1000
 
 
 def test_samples_without_symmetry_come_among_the_unlikely_proposals() -> None:
     shares = np.array([0.8, 0.15, 0.03, 0.01, 0.005])
-    order = first(30, shares, np.zeros(5, dtype=np.int64), NONE, 0.0125)
+    order = first(30, shares, np.zeros(5, dtype=np.int64), 0.0125)
     # each finds less than the one before: others get their turn, in the end once more
     assert order[:9] == [0, 1, 2, FREE, 3, FREE, FREE, FREE, 4]
     assert [one for one in order[9:] if one != FREE] == [0, 1, 2]
-    assert FREE not in first(30, shares, np.zeros(5, dtype=np.int64), NONE, 0.0)
+    assert FREE not in first(30, shares, np.zeros(5, dtype=np.int64), 0.0)
     assert 1 in chosen(0.5, [SampleRequest(NUMBERS, i) for i in range(4)])
 
 
-def test_descriptions_with_part_of_the_symmetry_come_in_between() -> None:
-    """Each again and again, by what is left of it."""
-    shares, freedom = np.array([0.8, 0.15, 0.03]), np.zeros(3, dtype=np.int64)
-    order = first(12, shares, freedom, np.array([0.1, 0.05]), 0.0125)
-    # 0.1, 0.075, 0.056 | 0.05, 0.042, ... after the likely proposals, before the unlikely one
-    assert order[:8] == [0, 1, 3, 3, 3, 4, 3, 4]
-    assert 2 in order
-    assert FREE not in order[:8]
+def test_an_assignment_proposed_twice_is_one_choice() -> None:
+    choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(subgroup_probability=0.1))
+    part = SymmetryProposal(2, ((8, "i"), (14, "a")), 0.9)
+    weighed = choice._weighed(PROPOSED, [part, SymmetryProposal(12, PROPOSED[1].orbits, 0.5)])
+    assert [one.space_group for one in weighed] == [164, 12, 2]
+    assert [one.probability for one in weighed] == pytest.approx([0.6, 0.45, 0.09])
+    assert choice._weighed([], [part]) == []
 
 
 def test_proposals_in_subgroups_are_asked_for_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +106,13 @@ def test_proposals_in_subgroups_are_asked_for_where_the_settings_say_so(monkeypa
 
 def test_free_samples_have_every_atom_on_the_general_position() -> None:
     choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings(free_probability=1.0))
-    choice._proposals[NUMBERS, None], choice._partial[NUMBERS, None] = PROPOSED, []
+    choice._proposals[NUMBERS, None] = PROPOSED
     assert choice._chosen(SampleRequest(NUMBERS, 1)) == (1, ((8, "a"), (8, "a"), (14, "a")))
 
 
 def test_freedom_of_what_a_sample_was_given() -> None:
     choice = SymmetryChoice(tiny_symmetric_generator(), SamplerSettings())
-    choice._proposals[NUMBERS, None], choice._partial[NUMBERS, None] = PROPOSED, []
+    choice._proposals[NUMBERS, None] = PROPOSED
     assert choice.freedom(SampleRequest(NUMBERS)) == 1
     assert choice.freedom(SampleRequest(NUMBERS, 1)) == 2
     free = SampleRequest(NUMBERS, 0, 1, orbits=((8, "a"), (8, "a"), (14, "a")))

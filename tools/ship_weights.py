@@ -7,7 +7,8 @@ Writes src/dao/weights/NAME/{model.safetensors (bfloat16 parameters), config.jso
 written by hand, because its figures are measured on what ships, after this. A NAME with a slash is a folder anywhere.
 ``--symmetry`` gives a symmetric flow the prior (and its memory) that it samples by: the flow's training does not
 depend on it, so both can be trained at the same time. ``--further-memory`` lets that prior ask another one's memory,
-too. ``--free-probability``, ``--temperature``, ``--volume-noise`` and ``--shape-noise`` are the sampler's settings.
+too. ``--free-probability``, ``--subgroup-probability``, ``--temperature``, ``--volume-noise``, ``--shape-noise`` and
+``--walks`` are the sampler's settings.
 ``--calibrate`` fits the factor of a predictor's expected errors on the validation splits of those files: crystals it
 was trained on are known too well to say how far off it is elsewhere.
 """

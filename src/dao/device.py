@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from dao.errors import InputError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,3 +33,9 @@ def choose_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise InputError(f"device {name!r}: use auto, cpu, cuda or cuda:N")
     return device
+
+
+def on_cpu(module: M) -> M:
+    """The module itself where it is on the CPU, else a copy of it there."""
+    parameter = next(module.parameters(), None)
+    return module if parameter is None or parameter.device.type == "cpu" else copy.deepcopy(module).cpu()

@@ -11,7 +11,9 @@ import numpy as np
 
 from dao.crystal import Crystal
 from dao.jsonl import JsonLines
+from dao.networks.subgroup_search import BEAMS, LEAST_ODDS
 from dao.sampling import Sample, SampleRequest
+from dao.symmetry_choice import SUBGROUP_PROPOSALS
 
 if TYPE_CHECKING:
     from dao.models import Generator
@@ -44,6 +46,8 @@ def signature(
     made_by = {"weights": model.fingerprint, "sampler": sampler, "seed": seed}
     if model.symmetry_table is not None:
         made_by["symmetries"] = "by discoveries"  # before: shared out in proportion; such samples are others
+        if settings.subgroup_probability:
+            made_by["subgroups"] = f"{SUBGROUP_PROPOSALS} of each kind from {LEAST_ODDS:g}, by {BEAMS} beams"
     if choose is not None:
         made_by["walks chosen by"] = choose.record
     return made_by if guidance is None else {**made_by, "guidance": guidance.record()}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dao.data.symmetry_batch import Orbits
+from dao.device import on_cpu
 from dao.errors import InputError
 from dao.geometry.wyckoff import orbit_sites, wyckoff_positions
 from dao.models import Generator
@@ -43,14 +44,8 @@ is wrong for all."""
 FREE_AGAIN = 0.75
 """What another sample without symmetry finds, of what the one before did."""
 
-SUBGROUPS = (2, 4, 5, 7, 8, 9, 12, 15)
-"""Space groups that crystals are described in with part of their symmetry (docs/experiments.md)."""
-
 SUBGROUP_PROPOSALS = 2
-"""Assignments taken of each of them."""
-
-SUBGROUP_AGAIN = 0.75
-"""What another sample of such an assignment finds, of what the one before did."""
+"""Assignments taken of each kind of subgroup."""
 
 SELDOM = 1e-3
 """At least so much of a proposal's gain is left after a sample of it, so that none is ever done with."""
@@ -63,15 +58,17 @@ class SymmetryChoice:
     """Space group and Wyckoff positions of each sample, where the generator's process keeps them.
 
     A sample that does not ask for its own gets one of those that the symmetry prior proposes for its composition, or
-    part of one (what it proposes in one of :data:`SUBGROUPS`), or none (space group 1), as :func:`discoveries` says.
+    part of one (what it proposes in small subgroups), or none (space group 1), as :func:`discoveries` says.
     """
 
     def __init__(self, model: Generator, settings: SamplerSettings) -> None:
         """Nothing is proposed yet."""
-        self._prior, self._memory, self._table = model.symmetry_prior, model.symmetry_memory, model.symmetry_table
+        # its search is made of many small steps, and made for the CPU
+        self._prior = None if model.symmetry_prior is None else on_cpu(model.symmetry_prior)
+        self._memory, self._table = model.symmetry_memory, model.symmetry_table
         self._settings = settings
         self._proposals: dict[_Asked, list[SymmetryProposal]] = {}
-        self._partial: dict[_Asked, list[SymmetryProposal]] = {}
+        """What the samples of a composition choose from, the likeliest whole symmetry first."""
         self._choices: dict[_Asked, tuple[list[int], Iterator[int]]] = {}
 
     def of_batch(self, requests: Sequence[SampleRequest], width: int) -> Symmetry | None:
@@ -101,15 +98,27 @@ class SymmetryChoice:
             compositions = sorted(numbers for numbers, asked in new if asked == group)
             assert self._prior is not None  # noqa: S101 -- check_requests has refused otherwise
             counts = [Counter(numbers) for numbers in compositions]
-            found = propose(self._prior, counts, PROPOSALS, self._memory, space_group=group)
-            for numbers, proposals in zip(compositions, found, strict=True):
-                self._proposals[numbers, group] = proposals
-                self._partial[numbers, group] = []
-            if group is not None or self._settings.subgroup_probability == 0.0:
-                continue
-            found = propose_in_subgroups(self._prior, counts, SUBGROUPS, SUBGROUP_PROPOSALS, self._memory)
-            for numbers, proposals in zip(compositions, found, strict=True):
-                self._partial[numbers, group] = proposals
+            wholes = propose(self._prior, counts, PROPOSALS, self._memory, space_group=group)
+            parts: list[list[SymmetryProposal]] = [[] for _ in compositions]
+            if group is None and self._settings.subgroup_probability > 0.0:
+                parts = propose_in_subgroups(self._prior, counts, SUBGROUP_PROPOSALS, self._memory)
+            for numbers, whole, part in zip(compositions, wholes, parts, strict=True):
+                self._proposals[numbers, group] = self._weighed(whole, part)
+
+    def _weighed(self, wholes: Sequence[SymmetryProposal], parts: Sequence[SymmetryProposal]) -> list[SymmetryProposal]:
+        """Each assignment once, with the probability that it is the right one."""
+        if not wholes:
+            return []
+        logits = np.log([one.probability for one in wholes]) / self._settings.space_group_temperature
+        weights = np.exp(logits - logits.max())
+        weighed = {
+            (one.space_group, one.orbits): weight
+            for one, weight in zip(wholes, (weights / weights.sum()).tolist(), strict=True)
+        }
+        for one in parts:
+            key = one.space_group, one.orbits
+            weighed[key] = weighed.get(key, 0.0) + self._settings.subgroup_probability * one.probability
+        return [SymmetryProposal(*key, probability) for key, probability in weighed.items()]
 
     def _chosen(self, request: SampleRequest) -> tuple[int, tuple[tuple[int, str], ...]]:
         if request.orbits is not None and request.space_group is not None:
@@ -121,19 +130,16 @@ class SymmetryChoice:
         choice = self._choice(asked, request.index)
         if choice == FREE:
             return 1, tuple((number, "a") for number in request.atomic_numbers)
-        one = (proposals + self._partial[asked])[choice]
-        return one.space_group, one.orbits
+        return proposals[choice].space_group, proposals[choice].orbits
 
     def _choice(self, asked: _Asked, index: int) -> int:
         """The same whichever samples are asked for before."""
         if asked not in self._choices:
             proposals = self._proposals[asked]
-            logits = np.log([one.probability for one in proposals]) / self._settings.space_group_temperature
-            weights = np.exp(logits - logits.max())
-            freedom = [free_coordinates(one.space_group, one.orbits) for one in proposals]
-            partial = self._settings.subgroup_probability * np.array([one.probability for one in self._partial[asked]])
+            probabilities = np.array([one.probability for one in proposals])
+            freedom = np.array([free_coordinates(one.space_group, one.orbits) for one in proposals])
             free = self._settings.free_probability if asked[1] is None else 0.0
-            self._choices[asked] = [], discoveries(weights / weights.sum(), np.array(freedom), partial, free)
+            self._choices[asked] = [], discoveries(probabilities, freedom, free)
         known, following = self._choices[asked]
         while len(known) <= index:
             known.append(next(following))
@@ -146,34 +152,30 @@ def free_coordinates(space_group: int, orbits: Orbits) -> int:
     return sum(degrees[letter] for _, letter in orbits)
 
 
-def discoveries(
-    probabilities: Floats, freedom: Integers, partial_probabilities: Floats, free_probability: float
-) -> Iterator[int]:
-    """Choices for one sample after the other: the likeliest, then each the likeliest to find what all before missed.
+def discoveries(probabilities: Floats, freedom: Integers, free_probability: float) -> Iterator[int]:
+    """Choices for one sample after the other: choice 0, then each the likeliest to find what all before missed.
+
+    Choices count as if only one could be right: descriptions of one crystal in several subgroups are apart here.
 
     With probability p that a choice is the right one, and q that one sample of it is right then, its n-th sample (from
     0) finds the crystal with probability p q max((1 - q) :data:`AGAIN`, :data:`SELDOM`)^n. Where no coordinate is free,
-    a second sample tells next to nothing new, and the next choice gets its turn. Descriptions with part of the symmetry
-    are more choices, with their own probability :data:`SUBGROUP_AGAIN`^n; samples without symmetry are one more, with
-    ``free_probability`` :data:`FREE_AGAIN`^n.
+    a second sample tells next to nothing new, and the next choice gets its turn. Samples without symmetry are one more
+    choice, with ``free_probability`` :data:`FREE_AGAIN`^n.
 
     Args:
         probabilities: (P,) of each choice, at least one.
         freedom: (P,) its free coordinates, which q falls with.
-        partial_probabilities: (S,) that the first sample of each description with part of the symmetry finds what the
-            others do not; they are choices P, P + 1 and so on.
         free_probability: of the first sample without symmetry (:data:`FREE`); 0: none.
 
     """
     success = 1.0 / (1.0 + (freedom / HALF_FREE) ** STEEPNESS)
     # logarithms: where all is used up, the order must not be lost
     with np.errstate(divide="ignore"):
-        gains = np.log(np.concatenate([probabilities * success, partial_probabilities, [free_probability]]))
-    kept = np.maximum((1.0 - success) * AGAIN, SELDOM)
-    again = np.log(np.concatenate([kept, np.full(len(partial_probabilities), SUBGROUP_AGAIN), [FREE_AGAIN]]))
-    choice = int(probabilities.argmax())
+        gains = np.log(np.append(probabilities * success, free_probability))
+    again = np.log(np.append(np.maximum((1.0 - success) * AGAIN, SELDOM), FREE_AGAIN))
+    choice = 0
     while True:
-        yield choice if choice < len(gains) - 1 else FREE
+        yield choice if choice < len(probabilities) else FREE
         gains[choice] += again[choice]
         choice = int(gains.argmax())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,16 @@ import dao.data.symmetrized as module
 from dao.crystal import Crystal, CrystalBatch
 from dao.data.labels import LABEL_SYMPREC
 from dao.data.store import PackedCrystals, pack_crystals
-from dao.data.symmetrized import in_subgroups, pack_symmetric, symmetrized_set, with_freed, without_symmetry
-from dao.geometry.subgroups import small_subgroups
+from dao.data.symmetrized import (
+    in_subgroups,
+    pack_symmetric,
+    subgroup_sets,
+    symmetrized_set,
+    with_freed,
+    without_symmetry,
+)
+from dao.errors import InputError
+from dao.geometry.subgroups import in_subgroup, small_subgroups
 from dao.geometry.symmetrized import symmetrized
 from dao.geometry.wyckoff import site_table, wyckoff_index
 
@@ -221,6 +230,28 @@ def test_the_same_crystals_in_small_subgroups(tmp_path: Path, monkeypatch: pytes
             assert STRICT.fit(drawn.crystal(i).to_structure(), symmetric.crystal(i).to_structure())
     others = [in_subgroups(symmetric, seed) for seed in range(1, 4)]
     assert len({tuple(one.labels["space_group"].tolist()) for one in others}) == 3
+
+    groups = symmetric.labels["space_group"].tolist()
+    unlucky, asked = max(groups), Counter[str]()
+
+    def failing(crystal: Crystal, space_group: int, kept: tuple[int, ...]) -> Any:
+        """At the first kind of each crystal, and at all of one group."""
+        asked[crystal.name] += 1
+        if asked[crystal.name] == 1 or space_group == unlucky:
+            raise InputError("no such subgroup")
+        return in_subgroup(crystal, space_group, kept)
+
+    monkeypatch.setattr(module, "in_subgroup", failing)
+    notes: list[str] = []
+    (fallen,) = subgroup_sets(symmetric, 1, tmp_path, notes.append)
+    lost = 0
+    for group, kind in zip(groups, fallen.labels["space_group"].tolist(), strict=True):
+        kinds = small_subgroups(group)
+        free = group == unlucky or len(kinds) <= 1
+        assert kind == 1 if free else kind in kinds
+        lost += free and bool(kinds)
+    assert lost >= 1
+    assert notes[1] == f"{lost} descriptions in subgroups were not found: these crystals are shown without symmetry"
 
     monkeypatch.setattr(module, "in_subgroup", refuse)
     assert same(in_subgroups(symmetric, 0, tmp_path / "drawn.safetensors"), drawn)

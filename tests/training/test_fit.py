@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from toys import listing, tiny_recipe, toy_crystals, write_parquet
 
@@ -20,13 +19,11 @@ import dao.training.fit
 from dao.crystal import Crystal
 from dao.data.training_set import load_packed
 from dao.errors import InputError
-from dao.geometry.subgroups import small_subgroups
 from dao.models import Generator, read_config
-from dao.recipes.schema import OptimizerRecipe, Recipe, check_recipe
+from dao.recipes.schema import OptimizerRecipe, Recipe
 from dao.training.checkpoint import latest_checkpoint, load_checkpoint
 from dao.training.fit import learning_rate_factor, train
-from dao.training.objectives import generator_objective
-from dao.training.tasks import SYMMETRIZED, task_of
+from dao.training.tasks import task_of
 from dao.training.validation import ValidationResult, validation_crystals
 
 Fit = Callable[..., Path]
@@ -34,18 +31,6 @@ Fit = Callable[..., Path]
 
 def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate(tiny_recipe(**changes))
-
-
-@pytest.fixture
-def fit(tmp_path: Path, toy_file: Path) -> Fit:
-    """Train by the tiny recipe with changes; returns the run's folder."""
-
-    def run(name: str = "run", *, source: Path = toy_file, **changes: Any) -> Path:
-        options = {key: changes.pop(key) for key in ("resume", "note") if key in changes}
-        train(recipe(**changes), out=tmp_path / name, data=source, device="cpu", progress=False, **options)
-        return tmp_path / name
-
-    return run
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -361,58 +346,3 @@ def test_folders_of_data_are_searched_for_the_file(fit: Fit, tmp_path: Path) -> 
     assert (fit(crystals=32, source=tmp_path / "data") / "last").is_dir()
     with pytest.raises(InputError, match="no such file"):
         fit("other", source=tmp_path / "nowhere")
-
-
-SYMMETRIC: dict[str, Any] = {
-    "network": {"gram": "normalized", "space_groups": True, "wyckoff_positions": True},
-    "process": {"kind": "symmetric_flow", "lattice": "conventional_log_metric", "assignment": "none"},
-}
-
-
-def test_a_share_of_the_crystals_is_shown_without_symmetry(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And counts as the crystal that it is: epochs and record are those of the training set."""
-    seen: dict[bool, list[int]] = {}
-
-    def watched(model: Any, batch: Any, noise: Any) -> Any:
-        seen.setdefault(bool(share), []).extend(batch.labels["space_group"].tolist())
-        return generator_objective(model, batch, noise)
-
-    monkeypatch.setattr("dao.training.tasks.generator_objective", watched)
-    records = []
-    for share in (0.0, 0.5):
-        run = fit(f"share-{share}", **SYMMETRIC, data={"free_share": share})
-        records.append(read_config(run / "last").training)
-    assert records[0]["data"] == records[1]["data"]
-    assert records[0]["epochs"] == records[1]["epochs"]
-    usual, freed = ([group == 1 for group in seen[key]] for key in (False, True))
-    before = sum(usual) / len(usual)
-    assert before < 0.2
-    expected = before + 0.5 * (1.0 - before)
-    assert sum(freed) / len(freed) == pytest.approx(expected, abs=0.08)
-
-
-def test_a_share_of_the_crystals_is_shown_in_subgroups(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn once and kept in the folder; free ones are apart."""
-    seen: list[int] = []
-
-    def watched(model: Any, batch: Any, noise: Any) -> Any:
-        seen.extend(batch.labels["space_group"].tolist())
-        return generator_objective(model, batch, noise)
-
-    monkeypatch.setattr("dao.training.tasks.generator_objective", watched)
-    run = fit("subgroups", **SYMMETRIC, data={"free_share": 0.1, "subgroup_share": 0.9})
-    small = {kind for group in range(1, 231) for kind in small_subgroups(group)} | {1, 2}
-    assert set(seen) <= small
-    assert len(set(seen)) > 3
-    kept = sorted(path.name for path in run.glob("*.safetensors"))
-    assert kept == ["subgroups-0.safetensors", "subgroups-1.safetensors", "subgroups-2.safetensors", SYMMETRIZED]
-
-
-def test_only_a_symmetric_process_has_crystals_without_symmetry() -> None:
-    for name in ("free_share", "subgroup_share"):
-        with pytest.raises(ValidationError, match=f"{name}: only process symmetric_flow keeps a symmetry"):
-            recipe(data={name: 0.1})
-    with pytest.raises(ValidationError, match="together more than all crystals"):
-        recipe(**SYMMETRIC, data={"free_share": 0.6, "subgroup_share": 0.5})
-    with pytest.raises(ValidationError, match="there is no choice that a symmetry prior could learn"):
-        check_recipe({"task": "symmetry", "name": "tiny", "epochs": 1, "data": {"free_share": 0.1}})

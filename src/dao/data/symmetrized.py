@@ -89,13 +89,23 @@ def with_freed(symmetric: PackedCrystals, crystals: PackedCrystals) -> PackedCry
     return joined(symmetric, free)
 
 
-def subgroup_sets(symmetric: PackedCrystals, count: int, folder: Path) -> list[PackedCrystals]:
-    """The first ``count`` draws of :func:`in_subgroups`, kept in a folder."""
-    return [in_subgroups(symmetric, draw, folder / f"subgroups-{draw}.safetensors") for draw in range(count)]
+def subgroup_sets(
+    symmetric: PackedCrystals, count: int, folder: Path, note: Callable[[str], None]
+) -> list[PackedCrystals]:
+    """The first ``count`` draws of :func:`in_subgroups`, kept in a folder; ``note`` is told before and after."""
+    if count == 0:
+        return []
+    note(f"{folder}: describes crystals in {count} subgroups each (4 ms a description), kept in this folder")
+    drawn = [in_subgroups(symmetric, draw, folder / f"subgroups-{draw}.safetensors") for draw in range(count)]
+    groups = torch.stack([one.labels[SPACE_GROUP] for one in drawn])
+    having = torch.tensor([bool(small_subgroups(group)) for group in symmetric.labels[SPACE_GROUP].tolist()])
+    if failed := int((groups[:, having] == 1).sum()):
+        note(f"{failed} descriptions in subgroups were not found: these crystals are shown without symmetry")
+    return drawn
 
 
 def in_subgroups(symmetric: PackedCrystals, seed: int, cache: Path | None = None) -> PackedCrystals:
-    """Each crystal of the symmetrised set described in one of its small subgroups, drawn at random (3 ms each).
+    """Each crystal of the symmetrised set described in one of its small subgroups, drawn at random (4 ms each).
 
     First the kind of space group is drawn from those that its subgroups are of, then one of that kind. Crystals that
     have no small subgroup but space group 1 are described in that.
@@ -106,7 +116,7 @@ def in_subgroups(symmetric: PackedCrystals, seed: int, cache: Path | None = None
         cache: as of :func:`symmetrized_set`.
 
     """
-    digest = _digest(symmetric, f"subgroups {seed}")
+    digest = _digest(symmetric, f" subgroups {seed} {symmetric.labels[SPACE_GROUP].tolist()}")
     if cache is not None and (found := _cached(cache, digest, symmetric)) is not None:
         return found
     random = np.random.default_rng(seed)

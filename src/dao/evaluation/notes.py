@@ -24,7 +24,8 @@ def sampler_note(settings: SamplerSettings) -> str:
             f"{settings.volume_noise:g} of the noise of volumes and {settings.shape_noise:g} of that of shapes"
         )
     if settings.subgroup_probability:
-        parts.append(f"samples with part of a symmetry where one is held to find {settings.subgroup_probability:g}")
+        held = f"{settings.subgroup_probability:g} times the description's odds"
+        parts.append(f"samples with part of a symmetry where they are held to find {held}")
     if settings.free_probability:
         parts.append(f"samples without symmetry where each is held to find {settings.free_probability:g}")
     if settings.walks > 1:

@@ -9,26 +9,22 @@ Shapes: G operations of a group modulo lattice translations, N atoms of the prim
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.symmetrized import SymmetricCrystal, symmetrized
 from dao.geometry.wyckoff import operations
 
-if TYPE_CHECKING:
-    from dao.crystal import Crystal
-
 SMALL = 4
-"""Most operations of a small subgroup: space group 1, and what is triclinic, monoclinic or of the class 222 or mm2, is
-one, and 4, -4 and 3."""
+"""Most operations of a small subgroup: point groups -1, 2, m, 2/m, 222, mm2, 4, -4 and 3."""
 
 _MARKER = 118
 """Element of the points that tell a subgroup's operations from the others. No crystal of any data set has it."""
 
-_GENERIC = np.array([0.41421356, 0.73205081, 0.23606798])
-"""A point on no symmetry element."""
+_GENERIC = np.array([0.41421356, 0.83095189, 0.23606798])
+"""A point far from all symmetry elements."""
 
 _TOLERANCE = 1e-2
 """A, within which operations are looked for in a cell that has them to rounding."""
@@ -73,7 +69,7 @@ def in_subgroup(crystal: Crystal, space_group: int, kept: tuple[int, ...]) -> Sy
 
     """
     rotations, translations = (one[list(kept)] for one in operations(space_group))
-    marked = type(crystal)(
+    marked = Crystal(
         np.append(crystal.atomic_numbers, np.full(len(kept), _MARKER)),
         np.concatenate([crystal.frac_coords, rotations @ _GENERIC + translations]),
         crystal.lattice,

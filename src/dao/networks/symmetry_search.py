@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -156,6 +157,7 @@ def search(
     batch: SymmetryBatch,
     count: int,
     space_groups: Sequence[int] | None,
+    least_beams: int = MIN_BEAMS,
 ) -> list[list[SymmetryProposal]]:
     """The ``count`` most probable assignments of each sequence, or of it within its space group.
 
@@ -165,11 +167,12 @@ def search(
         batch: of them.
         count: most assignments wanted of each.
         space_groups: one of each; probabilities are given it. None: of all groups.
+        least_beams: kept a sequence and step, where ``count`` does not need more.
 
     """
     encoded, mask = model.encode(batch)
     contexts = model.contexts(encoded)
-    finished = _Finished(len(sequences), count)
+    finished = _Finished(len(sequences), count, least_beams)
     beams: list[_Beam] = []
     logits = model.group_logits(encoded, batch).double()
     if space_groups is None:
@@ -196,13 +199,11 @@ def search(
         log_letters = functional.log_softmax(logits.double(), dim=-1)
         total = log_letters + torch.tensor([beam.log_probability for beam in beams], dtype=torch.float64)[:, None]
         children: list[_Beam] = []
-        first = 0
-        for owner in sorted({beam.owner for beam in beams}):
-            last = first + sum(beam.owner == owner for beam in beams)
-            for choice, log_probability in _best(total[first:last].flatten(), finished.width):
-                row, position = first + choice // total.shape[1], choice % total.shape[1]
+        for _, own in groupby(range(len(beams)), key=lambda row: beams[row].owner):
+            rows = list(own)
+            for choice, log_probability in _best(total[rows[0] : rows[-1] + 1].flatten(), finished.width):
+                row, position = rows[choice // total.shape[1]], choice % total.shape[1]
                 children.append(beams[row].with_orbit(position, log_probability, row))
-            first = last
         beams = finished.take(children)
     return [[beam.proposal() for beam in best] for best in finished.best]
 
@@ -243,9 +244,9 @@ def _votes(batch: SymmetryBatch, beams: Sequence[_Beam], groups: Tensor) -> Tens
 class _Finished:
     """The best complete assignments of each composition so far."""
 
-    def __init__(self, compositions: int, count: int) -> None:
+    def __init__(self, compositions: int, count: int, least_beams: int) -> None:
         self.count = count
-        self.width = max(MIN_BEAMS, 2 * count)
+        self.width = max(least_beams, 2 * count)
         self.best: list[list[_Beam]] = [[] for _ in range(compositions)]
 
     def take(self, beams: Sequence[_Beam]) -> list[_Beam]:

@@ -16,6 +16,7 @@ import torch
 from dao.data.labels import LABEL_SYMPREC
 from dao.data.symmetry_batch import NO_NEIGHBOURS, Neighbours, SymmetryLabel, symmetry_batch, symmetry_sequence
 from dao.data.symmetry_memory import SymmetryMemory
+from dao.device import on_cpu
 from dao.errors import InputError
 from dao.geometry.symmetrized import symmetrized
 from dao.geometry.wyckoff_equivalents import canonical_orbits
@@ -58,7 +59,7 @@ class SymmetryOdds:
         """Those of a loaded generator; None of one that has no prior."""
         if model.symmetry_prior is None or model.symmetry_memory is None:
             return None
-        return cls(model.symmetry_prior.eval(), model.symmetry_memory, model.fingerprint)
+        return cls(on_cpu(model.symmetry_prior).eval(), model.symmetry_memory, model.fingerprint)
 
     @torch.no_grad()
     def log_probabilities(self, candidates: Sequence[Candidate]) -> list[float]:

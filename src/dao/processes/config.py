@@ -75,8 +75,9 @@ class SamplerSettings:
     average). For networks that were trained so, too (``data.free_share`` of a recipe)."""
 
     subgroup_probability: float = 0.0
-    """The same of samples with part of a symmetry, each in a small subgroup of one: times what the prior says of the
-    description. For networks that were trained so, too (``data.subgroup_share``)."""
+    """Likewise of samples with part of a symmetry, each in a small subgroup: of finding in one what no whole symmetry
+    finds, to be multiplied by the prior's probability that the crystal has that description. For flows and priors
+    that were trained so, too (``data.subgroup_share``)."""
 
     attempts: int = 4
     """A walk that ends in no crystal (two atoms in one place, a collapsed cell) starts again from other noise, up to

@@ -131,7 +131,7 @@ class _CrystalRecipe(_Section):
         for name in ("free_share", "subgroup_share"):
             if getattr(self.data, name) and self.process.kind != "symmetric_flow":
                 raise InputError(f"data.{name}: only process symmetric_flow keeps a symmetry to show crystals without")
-        if sum(self.data.other_shares) > 1.0:
+        if self.data.free_share + self.data.subgroup_share > 1.0 + 1e-9:
             raise InputError("data.free_share and data.subgroup_share are together more than all crystals")
         return self
 

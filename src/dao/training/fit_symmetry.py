@@ -194,7 +194,7 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         self.memory = SymmetryMemory.build(labels, element_distances(volumes.numpy()).astype(np.float32))
         self.data = _with_neighbours(labels, self.memory, "neighbours", known=True, progress=progress)
         draws = recipe.data.subgroup_draws if recipe.data.subgroup_share else 0
-        self.subgroups = [_alone(symmetry_labels(one)) for one in subgroup_sets(described, draws, out)]
+        self.subgroups = [_alone(symmetry_labels(one)) for one in subgroup_sets(described, draws, out, tell)]
         self.validation: SymmetryBatch | None = None
         if sets.validation is not None:
             described = symmetrized_set(sets.validation, out / "symmetrized-validation.safetensors", tell)
@@ -273,7 +273,7 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         self.progress.crystals += len(batch)
         return {
             "loss": (group_loss + position_loss).detach(),
-            "group_nats": group_loss.detach(),
+            "group_nats": group_loss.detach() if whole else torch.tensor(math.nan),
             "positions_nats": position_loss.detach(),
             "gradient_norm": norm.detach(),
             "learning_rate": torch.tensor(rate),

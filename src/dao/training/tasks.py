@@ -113,7 +113,7 @@ class GeneratorTask(Task[Generator]):
                 return symmetric
             described = with_freed(symmetric, training_set)
             draws = data.subgroup_draws if data.subgroup_share else 0
-            return reduce(joined, subgroup_sets(symmetric, draws, out), described)
+            return reduce(joined, subgroup_sets(symmetric, draws, out, tell), described)
         if self.recipe.network.space_groups:
             return replace(training_set, labels={"space_group": space_group_labels(training_set)})
         return training_set
@@ -121,9 +121,9 @@ class GeneratorTask(Task[Generator]):
     def build(self, training_set: PackedCrystals) -> tuple[Generator, str]:
         """A generator with fitted scalers, or other weights to start from."""
         recipe = self.recipe
-        # behind them are the same crystals once more, in other cells
-        count = len(training_set) // (1 + len(recipe.data.other_shares))
-        training_set = training_set.select(torch.arange(count))
+        if shares := recipe.data.other_shares:
+            # behind them are the same crystals once more, in other cells
+            training_set = training_set.select(torch.arange(len(training_set) // (1 + len(shares))))
         config = GeneratorConfig(
             name=recipe.name,
             symmetry=None if self.symmetry is None else self.symmetry[0].config,
