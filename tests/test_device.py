@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dao.device import choose_device
+from dao.device import choose_device, on_cpu
 from dao.errors import InputError
 
 
@@ -27,3 +27,17 @@ def test_devices(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_others_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="use auto, cpu, cuda or cuda:N"):
         choose_device(name)
+
+
+def test_what_is_on_the_cpu_stays_the_same() -> None:
+    module, empty = torch.nn.Linear(2, 2), torch.nn.Identity()
+    assert on_cpu(module) is module
+    assert on_cpu(empty) is empty
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_is_elsewhere_is_copied() -> None:
+    module = torch.nn.Linear(2, 2).cuda()
+    copied = on_cpu(module)
+    assert {one.device.type for one in copied.parameters()} == {"cpu"}
+    assert {one.device.type for one in module.parameters()} == {"cuda"}
