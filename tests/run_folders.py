@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from toys import tiny_recipe
+
+from dao.recipes.schema import PredictorRecipe, Recipe
+from dao.training.fit import train
+
+Fit = Callable[..., Path]
+
+
+def recipe(**changes: Any) -> Recipe:
+    """The tiny recipe with changes."""
+    return Recipe.model_validate(tiny_recipe(**changes))
+
+
+def fitting(folder: Path, data: Path, made: Callable[..., Recipe | PredictorRecipe]) -> Fit:
+    """A function that trains by a recipe with changes; it returns the run's folder, of a given name in ``folder``."""
+
+    def run(name: str = "run", *, source: Path = data, **changes: Any) -> Path:
+        options = {key: changes.pop(key) for key in ("resume", "note") if key in changes}
+        train(made(**changes), out=folder / name, data=source, device="cpu", progress=False, **options)
+        return folder / name
+
+    return run
 
 
 def figures(path: Path) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from pymatgen.core.structure_matcher import StructureMatcher
 
 from dao.crystal import Crystal
 from dao.data.store import PackedCrystals, pack_crystals
@@ -21,6 +22,13 @@ from dao.processes.symmetry import SymmetryTable, lattice_freedom
 from dao.sampling import SampleRequest
 
 Orbits = Sequence[tuple[int, str]]
+
+STRICT = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.05, primitive_cell=True, scale=False)
+
+
+def same_structure(one: Crystal, other: Crystal) -> bool:
+    return bool(STRICT.fit(one.to_structure(), other.to_structure()))
+
 
 KINDS: dict[int, Orbits] = {
     1: ((8, "a"), (8, "a"), (14, "a")),

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pymatgen.core.structure_matcher import StructureMatcher
-from symmetric_toys import KINDS, symmetric_crystal, symmetric_set
+from symmetric_toys import KINDS, same_structure, symmetric_crystal, symmetric_set
 from toys import toy, toy_crystals
 
 import dao.data.symmetrized as module
@@ -31,7 +30,6 @@ from dao.geometry.subgroups import in_subgroup, small_subgroups
 from dao.geometry.symmetrized import symmetrized
 from dao.geometry.wyckoff import site_table, wyckoff_index
 
-STRICT = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.05, primitive_cell=True, scale=False)
 BROKEN = Crystal([17, 11, 11], [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 1e-6]], 3.0 * np.eye(3), "broken")
 
 
@@ -227,7 +225,7 @@ def test_the_same_crystals_in_small_subgroups(tmp_path: Path, monkeypatch: pytes
         assert int(drawn.labels["space_group"][i]) in (small_subgroups(group) or {1})
         assert drawn.crystal(i).counts == crystals.crystal(i).counts
         if group > 1:
-            assert STRICT.fit(drawn.crystal(i).to_structure(), symmetric.crystal(i).to_structure())
+            assert same_structure(drawn.crystal(i), symmetric.crystal(i))
     others = [in_subgroups(symmetric, seed) for seed in range(1, 4)]
     assert len({tuple(one.labels["space_group"].tolist()) for one in others}) == 3
 

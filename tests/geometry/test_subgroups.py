@@ -6,16 +6,13 @@ from math import prod
 
 import numpy as np
 import pytest
-from pymatgen.core.structure_matcher import StructureMatcher
-from symmetric_toys import KINDS, symmetric_crystal
+from symmetric_toys import KINDS, same_structure, symmetric_crystal
 
 import dao.geometry.subgroups as module
 from dao.errors import InputError
 from dao.geometry.subgroups import SMALL, in_subgroup, small_subgroups
 from dao.geometry.symmetrized import SymmetricCrystal
 from dao.geometry.wyckoff import operations, wyckoff_positions
-
-STRICT = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.05, primitive_cell=True, scale=False)
 
 
 def test_small_subgroups_are_those_of_the_international_tables() -> None:
@@ -56,7 +53,7 @@ def test_the_same_structure_in_each_of_them(space_group: int) -> None:
         back = found.crystal()
         assert back.counts == crystal.counts
         assert back.volume == pytest.approx(crystal.volume, rel=1e-5)
-        assert STRICT.fit(back.to_structure(), crystal.to_structure())
+        assert same_structure(back, crystal)
         assert freedom(found) >= freedom(made)
         letters = [one.letter for one in wyckoff_positions(kind)]
         assert list(found.orbits) == sorted(found.orbits, key=lambda one: (one[0], letters.index(one[1])))

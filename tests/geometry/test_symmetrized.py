@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pymatgen.core.structure_matcher import StructureMatcher
-from symmetric_toys import KINDS, disguised, symmetric_crystal
+from symmetric_toys import KINDS, disguised, same_structure, symmetric_crystal
 from toys import FCC, toy, toy_crystals
 
 import dao.geometry.symmetrized as module
@@ -20,11 +19,6 @@ from dao.geometry.symmetry import StandardCell
 from dao.geometry.wyckoff import primitive_cell, wyckoff_positions
 
 SYMPREC = 1e-3
-STRICT = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.05, primitive_cell=True, scale=False)
-
-
-def same_structure(one: Crystal, other: Crystal) -> bool:
-    return bool(STRICT.fit(one.to_structure(), other.to_structure()))
 
 
 def orbit_counts(one: SymmetricCrystal) -> Counter[tuple[int, str]]:

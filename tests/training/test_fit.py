@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_folders import Fit, recipe
 from safetensors.torch import load_file
 from toys import listing, tiny_recipe, toy_crystals, write_parquet
 
@@ -25,12 +25,6 @@ from dao.training.checkpoint import latest_checkpoint, load_checkpoint
 from dao.training.fit import learning_rate_factor, train
 from dao.training.tasks import task_of
 from dao.training.validation import ValidationResult, validation_crystals
-
-Fit = Callable[..., Path]
-
-
-def recipe(**changes: Any) -> Recipe:
-    return Recipe.model_validate(tiny_recipe(**changes))
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_folders import Fit, fitting
 from safetensors.torch import load_file
 from toys import tiny_predictor_recipe, toy_crystals, toy_energies, toy_splits, write_parquet, write_toml
 
@@ -18,22 +18,16 @@ from dao.errors import InputError
 from dao.model_config import PredictorConfig
 from dao.models import Generator, Predictor, read_config
 from dao.recipes.schema import PredictorRecipe
-from dao.training.fit import train
-
-Fit = Callable[..., Path]
 
 
 @pytest.fixture
 def fit(tmp_path: Path, energy_file: Path) -> Fit:
     """Train by the tiny recipe with changes; returns the run's folder."""
 
-    def run(name: str = "run", *, source: Path = energy_file, **changes: Any) -> Path:
-        options = {key: changes.pop(key) for key in ("resume", "note") if key in changes}
-        recipe = PredictorRecipe.model_validate(tiny_predictor_recipe(**changes))
-        train(recipe, out=tmp_path / name, data=source, device="cpu", progress=False, **options)
-        return tmp_path / name
+    def recipe(**changes: Any) -> PredictorRecipe:
+        return PredictorRecipe.model_validate(tiny_predictor_recipe(**changes))
 
-    return run
+    return fitting(tmp_path, energy_file, recipe)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

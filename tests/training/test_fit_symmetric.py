@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from toys import tiny_recipe
+from run_folders import Fit, recipe
 
 from dao.geometry.subgroups import small_subgroups
 from dao.models import Generator, read_config
-from dao.recipes.schema import Recipe, check_recipe
+from dao.recipes.schema import check_recipe
 from dao.training.objectives import generator_objective
 from dao.training.tasks import SYMMETRIZED
-
-Fit = Callable[..., Path]
-
-
-def recipe(**changes: Any) -> Recipe:
-    return Recipe.model_validate(tiny_recipe(**changes))
-
 
 SYMMETRIC: dict[str, Any] = {
     "network": {"gram": "normalized", "space_groups": True, "wyckoff_positions": True},
@@ -29,19 +20,27 @@ SYMMETRIC: dict[str, Any] = {
 }
 
 
-def test_a_share_of_the_crystals_is_shown_without_symmetry(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And counts as the crystal that it is: epochs and record are those of the training set."""
-    seen: dict[bool, list[int]] = {}
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Space groups that training is shown crystals in."""
+    seen: list[int] = []
 
     def watched(model: Any, batch: Any, noise: Any) -> Any:
-        seen.setdefault(bool(share), []).extend(batch.labels["space_group"].tolist())
+        seen.extend(batch.labels["space_group"].tolist())
         return generator_objective(model, batch, noise)
 
     monkeypatch.setattr("dao.training.tasks.generator_objective", watched)
-    records = []
+    return seen
+
+
+def test_a_share_of_the_crystals_is_shown_without_symmetry(fit: Fit, shown: list[int]) -> None:
+    """And counts as the crystal that it is: epochs and record are those of the training set."""
+    records, seen = [], dict[bool, list[int]]()
     for share in (0.0, 0.5):
+        shown.clear()
         run = fit(f"share-{share}", **SYMMETRIC, data={"free_share": share})
         records.append(read_config(run / "last").training)
+        seen[bool(share)] = shown.copy()
     assert records[0]["data"] == records[1]["data"]
     assert records[0]["epochs"] == records[1]["epochs"]
     usual, freed = ([group == 1 for group in seen[key]] for key in (False, True))
@@ -51,22 +50,17 @@ def test_a_share_of_the_crystals_is_shown_without_symmetry(fit: Fit, monkeypatch
     assert sum(freed) / len(freed) == pytest.approx(expected, abs=0.08)
 
 
-def test_a_share_of_the_crystals_is_shown_in_subgroups(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_the_crystals_is_shown_in_subgroups(
+    fit: Fit, shown: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Drawn once and kept in the folder; epochs and record are those of the training set."""
-    seen: list[int] = []
-
-    def watched(model: Any, batch: Any, noise: Any) -> Any:
-        seen.extend(batch.labels["space_group"].tolist())
-        return generator_objective(model, batch, noise)
-
-    monkeypatch.setattr("dao.training.tasks.generator_objective", watched)
     whole = fit("whole", **SYMMETRIC)
-    seen.clear()
+    shown.clear()
     notes: list[str] = []
     run = fit("subgroups", **SYMMETRIC, data={"free_share": 0.1, "subgroup_share": 0.9}, note=notes.append)
     small = {kind for group in range(1, 231) for kind in small_subgroups(group)} | {1, 2}
-    assert set(seen) <= small
-    assert len(set(seen)) > 3
+    assert set(shown) <= small
+    assert len(set(shown)) > 3
     assert f"{run}: describes crystals in 3 subgroups each (4 ms a description), kept in this folder" in notes
     kept = sorted(path.name for path in run.glob("*.safetensors"))
     assert kept == ["subgroups-0.safetensors", "subgroups-1.safetensors", "subgroups-2.safetensors", SYMMETRIZED]

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import tiny_generator, tiny_recipe
+from run_folders import recipe
+from toys import tiny_generator
 
 from dao.errors import InputError
 from dao.models import Generator
 from dao.networks.config import CrysformerConfig
 from dao.recipes.schema import Recipe
 from dao.training.standing import same_settings, standing, write_recipe
-
-
-def recipe(**changes: Any) -> Recipe:
-    return Recipe.model_validate(tiny_recipe(**changes))
 
 
 @pytest.fixture

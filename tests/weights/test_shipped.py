@@ -83,10 +83,10 @@ def test_common_compounds_are_found_within_twenty(formula: str) -> None:
 
 @pytest.mark.science
 def test_match_rate_on_validation_is_what_the_card_says(data_dir: Path) -> None:
-    """69.1 % on 1,000 by one walk; three standard errors below it on 300."""
+    """69.1 % on 1,000 by one walk; on 300, three standard errors below the 69.7 % of the weights before."""
     crystals = validation_crystals(data_dir / "mp20.parquet", "val", 20, 300, 1)
     result = match_first(Generator.load(DEFAULT), crystals, seed=1)
-    assert result.match_rate > 0.691 - 3 * 0.027
+    assert result.match_rate > 0.697 - 3 * 0.027
     assert result.rmse < 0.08
 
 

@@ -45,24 +45,22 @@ def symmetrized_set(
         note: told, in one line, how many crystals are left without symmetry.
 
     """
-    digest = _digest(crystals)
-    if cache is not None and (found := _cached(cache, digest, crystals)) is not None:
-        return found
-    described: list[SymmetricCrystal] = []
-    failed = 0
-    for i in range(len(crystals)):
-        crystal = crystals.crystal(i)
-        try:
-            described.append(symmetrized(crystal, LABEL_SYMPREC))
-        except InputError:
-            failed += 1
-            described.append(without_symmetry(crystal))
-    if failed and note is not None:
-        note(f"{failed} crystals have no space group at {LABEL_SYMPREC} A and are trained on without symmetry")
-    packed = pack_symmetric(described, crystals)
-    if cache is not None:
-        _keep(packed, cache, digest)
-    return packed
+
+    def describe() -> list[SymmetricCrystal]:
+        described: list[SymmetricCrystal] = []
+        failed = 0
+        for i in range(len(crystals)):
+            crystal = crystals.crystal(i)
+            try:
+                described.append(symmetrized(crystal, LABEL_SYMPREC))
+            except InputError:
+                failed += 1
+                described.append(without_symmetry(crystal))
+        if failed and note is not None:
+            note(f"{failed} crystals have no space group at {LABEL_SYMPREC} A and are trained on without symmetry")
+        return described
+
+    return _described(crystals, describe, cache, _digest(crystals))
 
 
 def without_symmetry(crystal: Crystal) -> SymmetricCrystal:
@@ -116,16 +114,13 @@ def in_subgroups(symmetric: PackedCrystals, seed: int, cache: Path | None = None
         cache: as of :func:`symmetrized_set`.
 
     """
-    digest = _digest(symmetric, f" subgroups {seed} {symmetric.labels[SPACE_GROUP].tolist()}")
-    if cache is not None and (found := _cached(cache, digest, symmetric)) is not None:
-        return found
-    random = np.random.default_rng(seed)
     groups = symmetric.labels[SPACE_GROUP].tolist()
-    described = [_in_one_subgroup(symmetric.crystal(i), group, random) for i, group in enumerate(groups)]
-    packed = pack_symmetric(described, symmetric)
-    if cache is not None:
-        _keep(packed, cache, digest)
-    return packed
+
+    def describe() -> list[SymmetricCrystal]:
+        random = np.random.default_rng(seed)
+        return [_in_one_subgroup(symmetric.crystal(i), group, random) for i, group in enumerate(groups)]
+
+    return _described(symmetric, describe, cache, _digest(symmetric, f" subgroups {seed} {groups}"))
 
 
 def _in_one_subgroup(crystal: Crystal, space_group: int, random: np.random.Generator) -> SymmetricCrystal:
@@ -171,12 +166,21 @@ def _digest(crystals: PackedCrystals, more: str = "") -> str:
     return digest.hexdigest()
 
 
-def _keep(packed: PackedCrystals, cache: Path, digest: str) -> None:
+def _described(
+    crystals: PackedCrystals, describe: Callable[[], list[SymmetricCrystal]], cache: Path | None, digest: str
+) -> PackedCrystals:
+    """Descriptions of ``crystals``, packed: read from the cache where it holds those of the digest, else kept there."""
+    if cache is None:
+        return pack_symmetric(describe(), crystals)
+    if (found := _cached(cache, digest, crystals)) is not None:
+        return found
+    packed = pack_symmetric(describe(), crystals)
     cache.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(packed, name) for name in _TENSORS} | {SPACE_GROUP: packed.labels[SPACE_GROUP]}
     temporary = cache.with_suffix(".part")
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"digest": digest})
     temporary.replace(cache)
+    return packed
 
 
 def _cached(cache: Path, digest: str, crystals: PackedCrystals) -> PackedCrystals | None:

@@ -15,6 +15,7 @@ import numpy as np
 from dao.crystal import Crystal
 from dao.errors import InputError
 from dao.geometry.symmetrized import SymmetricCrystal, symmetrized
+from dao.geometry.symmetry import TRUSTED_SYMPREC
 from dao.geometry.wyckoff import operations
 
 SMALL = 4
@@ -25,9 +26,6 @@ _MARKER = 118
 
 _GENERIC = np.array([0.41421356, 0.83095189, 0.23606798])
 """A point far from all symmetry elements."""
-
-_TOLERANCE = 1e-2
-"""A, within which operations are looked for in a cell that has them to rounding."""
 
 
 @cache
@@ -75,7 +73,7 @@ def in_subgroup(crystal: Crystal, space_group: int, kept: tuple[int, ...]) -> Sy
         crystal.lattice,
         crystal.material_id,
     )
-    found = symmetrized(marked, _TOLERANCE)
+    found = symmetrized(marked, TRUSTED_SYMPREC)  # it has them to rounding
     own = [i for i, (element, _) in enumerate(found.orbits) if element != _MARKER]
     orbits = tuple(found.orbits[i] for i in own)
     described = SymmetricCrystal(found.space_group, orbits, found.free_coords[own], found.lattice)

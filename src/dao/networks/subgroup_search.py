@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dao.data.symmetry_batch import NO_NEIGHBOURS, composition_sequence, symmetry_batch
+from dao.data.symmetry_batch import composition_sequence, symmetry_batch
 from dao.data.symmetry_memory import SymmetryMemory
 from dao.geometry.subgroups import small_subgroups
 from dao.geometry.wyckoff import SPACE_GROUPS
 from dao.networks.symmetry import SymmetryPrior
-from dao.networks.symmetry_search import SymmetryProposal, search, shares_of
+from dao.networks.symmetry_search import SymmetryProposal, search, sequences_of, shares_of
 
 BEAMS = 4
 """Kept a composition, kind and step. With 32 the search takes three times as long and finds the same."""
@@ -56,7 +56,7 @@ def propose_in_subgroups(
     kinds = small_kinds()
     odds = subgroup_odds(model, compositions, kinds, memory)
     found: list[list[SymmetryProposal]] = [[] for _ in compositions]
-    pairs = [(i, j) for i, j in (odds.round(decimals=3) >= LEAST_ODDS).nonzero().tolist()]
+    pairs = (odds.round(decimals=3) >= LEAST_ODDS).nonzero().tolist()
     if not pairs:
         return found
     sequences = [composition_sequence(compositions[i]) for i, _ in pairs]
@@ -76,9 +76,7 @@ def subgroup_odds(
     """(B, S) probability that a crystal's space group has a proper subgroup of each kind."""
     odds = torch.zeros(len(compositions), len(kinds), dtype=torch.float64)
     for share, near in shares_of(model, memory):
-        batch = symmetry_batch(
-            [composition_sequence(one, NO_NEIGHBOURS if near is None else near.neighbours(one)) for one in compositions]
-        )
+        batch = symmetry_batch(sequences_of(compositions, near))
         encoded, _ = model.encode(batch)
         odds += share * torch.softmax(model.group_logits(encoded, batch).double(), dim=-1) @ _having(tuple(kinds))
     return odds

@@ -121,14 +121,19 @@ def propose(
         return []
     parts: list[tuple[float, list[list[SymmetryProposal]]]] = []
     for share, near in shares_of(model, memory):
-        sequences = [
-            composition_sequence(one, NO_NEIGHBOURS if near is None else near.neighbours(one)) for one in compositions
-        ]
+        sequences = sequences_of(compositions, near)
         groups = None if space_group is None else [space_group] * len(sequences)
         parts.append((share, search(model, sequences, symmetry_batch(sequences), count, groups)))
     if len(parts) == 1:
         return parts[0][1]
     return [_mixed([(share, found[i]) for share, found in parts], count) for i in range(len(compositions))]
+
+
+def sequences_of(compositions: Sequence[Mapping[int, int]], memory: SymmetryMemory | None) -> list[SymmetrySequence]:
+    """Compositions of unknown symmetry, with what the memory holds of similar ones."""
+    return [
+        composition_sequence(one, NO_NEIGHBOURS if memory is None else memory.neighbours(one)) for one in compositions
+    ]
 
 
 def shares_of(model: SymmetryPrior, memory: SymmetryMemory | None) -> list[tuple[float, SymmetryMemory | None]]:

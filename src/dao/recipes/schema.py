@@ -49,11 +49,15 @@ class DataRecipe(_Section):
     """Subgroups drawn for each crystal before training (4 ms each, kept in the run's folder)."""
 
     @property
+    def subgroups_shown(self) -> int:
+        """Descriptions of each crystal in subgroups that a training shows."""
+        return self.subgroup_draws if self.subgroup_share else 0
+
+    @property
     def other_shares(self) -> tuple[float, ...]:
         """Share of each description of the crystals but the first, which has all their symmetry."""
-        if not self.subgroup_share:
-            return (self.free_share,) if self.free_share else ()
-        return (self.free_share, *(self.subgroup_share / self.subgroup_draws,) * self.subgroup_draws)
+        free = (self.free_share,) if self.free_share else ()
+        return (*free, *(self.subgroup_share / self.subgroup_draws,) * self.subgroups_shown)
 
 
 class OptimizerRecipe(_Section):

@@ -193,8 +193,8 @@ class _Run(TrainingLoop["SymmetryRecipe", Progress]):
         volumes = fit_atomic_volumes(sets.training.element_counts(), volume(sets.training.lattice.double()))
         self.memory = SymmetryMemory.build(labels, element_distances(volumes.numpy()).astype(np.float32))
         self.data = _with_neighbours(labels, self.memory, "neighbours", known=True, progress=progress)
-        draws = recipe.data.subgroup_draws if recipe.data.subgroup_share else 0
-        self.subgroups = [_alone(symmetry_labels(one)) for one in subgroup_sets(described, draws, out, tell)]
+        drawn = subgroup_sets(described, recipe.data.subgroups_shown, out, tell)
+        self.subgroups = [_alone(symmetry_labels(one)) for one in drawn]
         self.validation: SymmetryBatch | None = None
         if sets.validation is not None:
             described = symmetrized_set(sets.validation, out / "symmetrized-validation.safetensors", tell)

@@ -109,11 +109,8 @@ class GeneratorTask(Task[Generator]):
         if self.recipe.process.kind == "symmetric_flow":
             symmetric = symmetrized_set(training_set, out / SYMMETRIZED, tell)
             data = self.recipe.data
-            if not data.other_shares:
-                return symmetric
-            described = with_freed(symmetric, training_set)
-            draws = data.subgroup_draws if data.subgroup_share else 0
-            return reduce(joined, subgroup_sets(symmetric, draws, out, tell), described)
+            described = with_freed(symmetric, training_set) if data.free_share else symmetric
+            return reduce(joined, subgroup_sets(symmetric, data.subgroups_shown, out, tell), described)
         if self.recipe.network.space_groups:
             return replace(training_set, labels={"space_group": space_group_labels(training_set)})
         return training_set
